@@ -1,0 +1,129 @@
+"""The machine: device, precision, threads, memory. Asked once at the edge, then passed down as values."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lungfast.errors import UsageError
+from lungfast.records import PrecisionName
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """The training arithmetic that was chosen, and why (recorded with the run)."""
+
+    name: PrecisionName
+    reason: str
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one, else the CPU."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(
+            "--device is not a device", found=name, expected="auto, cpu, cuda, cuda:0 …"
+        ) from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda without a usable CUDA device", found="none", fix="use --device cpu")
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> Precision:
+    """``auto``: bf16 where the hardware multiplies it natively, fp16 on older GPUs, else fp32."""
+    import torch
+
+    if name != "auto":
+        if name not in {"fp32", "bf16", "fp16"}:
+            raise UsageError("--precision is unknown", found=name, expected="auto, fp32, bf16 or fp16")
+        if name == "fp16" and device.type == "cpu":
+            raise UsageError("--precision fp16 needs a GPU", found="cpu", fix="use --precision auto")
+        return Precision(name=name, reason="asked for")  # type: ignore[arg-type]
+    if device.type == "cuda":
+        major, _ = torch.cuda.get_device_capability(device)
+        if major >= 8:
+            return Precision(
+                name="bf16", reason=f"{torch.cuda.get_device_name(device)} multiplies bf16 natively"
+            )
+        return Precision(name="fp16", reason=f"{torch.cuda.get_device_name(device)} has no native bf16")
+    if cpu_has_bf16():
+        return Precision(name="bf16", reason="this CPU multiplies bf16 natively")
+    return Precision(name="fp32", reason="this CPU has no native bf16")
+
+
+def cpu_has_bf16() -> bool:
+    """AVX-512 BF16 or AMX on x86; asked of the kernel, as torch's own query is private."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return flags is not None and bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags.group(1).split()))
+
+
+def cpu_count() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def parse_memory(text: str) -> int:
+    """``8GB``, ``500 MiB``, ``2g`` -> bytes; ``auto`` -> half of what is free."""
+    if text == "auto":
+        return free_memory() // 2
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(i?)b?\s*", text.lower())
+    if not match or float(match.group(1)) <= 0:
+        raise UsageError("--memory is not a size", found=repr(text), expected="auto, or a size such as 8GB")
+    base = 1024 if match.group(3) else 1000
+    return int(float(match.group(1)) * base ** " kmgt".index(match.group(2) or " "))
+
+
+def free_memory() -> int:
+    """Bytes the system could give now without swapping, and no more than the process's control group allows."""
+    text = Path("/proc/meminfo").read_text() if Path("/proc/meminfo").exists() else ""
+    match = re.search(r"MemAvailable:\s*(\d+) kB", text)
+    free = int(match.group(1)) * 1024 if match else 4 << 30
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and limit.read_text().strip().isdigit():
+        free = min(free, max(0, int(limit.read_text()) - int(used.read_text())))
+    return free
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """What a figure was measured on."""
+
+    cpu: str
+    cores: int
+    memory_gib: float
+    bf16: bool
+    device: str
+    system: str
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def hardware(device: str = "cpu") -> Hardware:
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    match = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    return Hardware(
+        cpu=match.group(1).strip() if match else platform.processor() or platform.machine(),
+        cores=cpu_count(),
+        memory_gib=round(total / 2**30, 1),
+        bf16=cpu_has_bf16(),
+        device=device,
+        system=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+    )

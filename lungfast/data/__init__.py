@@ -1,0 +1,1 @@
+"""Chest X-rays in: dataset folders, generated phantoms, splits."""

@@ -1,0 +1,97 @@
+"""Files that are whole or absent: atomic writes, an advisory lock with its holder's pid, hashes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lungfast.errors import LungfastError
+
+
+def write_atomic(path: Path, content: bytes, *, fsync: bool = False) -> None:
+    """Write to a temporary sibling, then ``os.replace``: readers see the old file or the new, never half."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            if fsync:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+        if fsync:
+            _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise disk_error(path, error) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def disk_error(path: Path | str, error: OSError) -> LungfastError:
+    """The one-line error for a write that the operating system refused (a full disk, no permission)."""
+    return LungfastError(
+        f"cannot write {path}", found=error.strerror or str(error), fix="free some space or choose another -o"
+    )
+
+
+def write_json(path: Path, content: Any, *, fsync: bool = False) -> None:
+    """Atomic, indented, strict JSON (NaN is refused: say null)."""
+    write_atomic(path, dump_json(content).encode(), fsync=fsync)
+
+
+def dump_json(content: Any) -> str:
+    return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold an flock on ``path`` for the block; a second holder gets one line that names the first's pid.
+
+    The kernel frees the lock when the process dies, however it dies; the file itself may stay.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            pid = file.read().strip() or "unknown"
+            raise LungfastError(
+                f"{what} is being written by another process",
+                found=f"pid {pid}",
+                fix="wait for it to finish, or stop it",
+            ) from None
+        file.seek(0)
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """True while some process holds :func:`locked` on ``path``."""
+    if not path.exists():
+        return False
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False

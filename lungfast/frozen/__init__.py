@@ -1,0 +1,1 @@
+"""What training never changes: image encoders, SAM's prompt encoder, the embedding cache."""

@@ -1,0 +1,125 @@
+"""Where a pixel goes: native image -> resized -> padded encoder input -> low-resolution logits, and back.
+
+Comes in: sizes, masks, normalised coordinates. Goes out: the same things in another frame, exactly.
+One :class:`Frame` per image answers every question about resizing and padding, so that prompts, targets,
+losses and scores cannot disagree about where the padding is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy import sparse
+
+from lungfast.records import Bool, Float32, Float64, ResizeRule, Size, UInt8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """How one image of ``native_size`` sits in the encoder's square input of side ``input_size`` px.
+
+    The image is resized to ``resized_size`` and placed at the top left; the rest is padding (right and
+    bottom, as segment-anything's ``Sam.preprocess``).
+    """
+
+    native_size: Size
+    resized_size: Size
+    input_size: int
+
+    @classmethod
+    def of(cls, native_size: Size, input_size: int, resize: ResizeRule) -> Frame:
+        """``longest``: segment-anything's ``ResizeLongestSide.get_preprocess_shape``; ``squash``: full square."""
+        height, width = native_size
+        if min(height, width) < 1:
+            raise ValueError(f"an image needs at least one pixel, got {height} x {width}")
+        if resize == "squash":
+            resized = (input_size, input_size)
+        else:
+            scale = input_size / max(height, width)
+            resized = (max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5)))
+        return cls(native_size=native_size, resized_size=resized, input_size=input_size)
+
+    def points_to_input(self, points_N2: Float64) -> Float64:
+        """Normalised (x, y) -> the coordinates SAM's prompt encoder takes (it adds half a pixel itself)."""
+        height, width = self.resized_size
+        return np.asarray(points_N2, np.float64) * (width, height) - 0.5
+
+    def points_from_input(self, points_N2: Float64) -> Float64:
+        """The inverse of :meth:`points_to_input`."""
+        height, width = self.resized_size
+        return (np.asarray(points_N2, np.float64) + 0.5) / (width, height)
+
+    def valid_extent(self, low_size: Size) -> Size:
+        """Rows and columns of the low-resolution grid whose centres lie on the image, not on padding."""
+        extents = []
+        for resized, low in zip(self.resized_size, low_size, strict=True):
+            extents.append(max(1, min(low, int(np.ceil(resized * low / self.input_size - 0.5)))))
+        return extents[0], extents[1]
+
+    def valid_hw(self, low_size: Size) -> Bool:
+        """The low-resolution mask of :meth:`valid_extent`, True on the image."""
+        rows, columns = self.valid_extent(low_size)
+        valid_hw = np.zeros(low_size, bool)
+        valid_hw[:rows, :columns] = True
+        return valid_hw
+
+    def target_hw(self, mask_HW: Bool, low_size: Size) -> Bool:
+        """The training target: area average of the mask over the padded input frame, > 0.5."""
+        cells = [
+            (self.input_size / low) * (native / resized)
+            for native, resized, low in zip(self.native_size, self.resized_size, low_size, strict=True)
+        ]
+        average_hw = area_average(mask_HW, low_size, cell_size=(cells[0], cells[1]))
+        return np.asarray(average_hw > 0.5)
+
+
+def area_average(
+    image_HW: npt.NDArray[np.generic], out_size: Size, *, cell_size: tuple[float, float] | None = None
+) -> Float32:
+    """Exact box filter: each output cell is the mean of the source area under it; outside counts as 0.
+
+    ``cell_size`` is the (height, width) of a cell in source pixels; by default the cells tile the image.
+    """
+    height, width = image_HW.shape
+    cell_height, cell_width = cell_size or (height / out_size[0], width / out_size[1])
+    rows = _box_weights(height, out_size[0], cell_height)
+    columns = _box_weights(width, out_size[1], cell_width)
+    half = rows @ np.asarray(image_HW, np.float32)
+    return np.asarray((columns @ half.T).T, np.float32)
+
+
+def _box_weights(n_source: int, n_out: int, cell: float) -> sparse.csr_array:
+    """(n_out, n_source) weights: the share of source pixel j in output cell i; rows on the image sum to 1."""
+    edges = np.arange(n_out + 1) * cell
+    rows, columns, weights = [], [], []
+    for i in range(n_out):
+        first, last = int(np.floor(edges[i])), min(int(np.ceil(edges[i + 1])), n_source)
+        if first >= last:
+            continue
+        pixels = np.arange(first, last)
+        overlap = np.minimum(pixels + 1, edges[i + 1]) - np.maximum(pixels, edges[i])
+        rows.append(np.full(len(pixels), i))
+        columns.append(pixels)
+        weights.append(overlap / cell)
+    flat = (np.concatenate(weights).astype(np.float32), (np.concatenate(rows), np.concatenate(columns)))
+    return sparse.csr_array(flat, shape=(n_out, n_source))
+
+
+def resize_image(image_HW: UInt8, size: Size) -> UInt8:
+    """Pillow's antialiased bilinear resize, as ``ResizeLongestSide.apply_image`` does; (height, width)."""
+    height, width = size
+    return np.asarray(Image.fromarray(image_HW).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def tight_box(mask_HW: Bool) -> Float64 | None:
+    """Normalised (x0, y0, x1, y1) of the outer pixel edges around a mask; None where it is empty."""
+    rows, columns = np.flatnonzero(mask_HW.any(axis=1)), np.flatnonzero(mask_HW.any(axis=0))
+    if rows.size == 0:
+        return None
+    height, width = mask_HW.shape
+    return np.array(
+        [columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height]
+    )

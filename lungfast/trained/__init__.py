@@ -1,0 +1,1 @@
+"""What training changes: the stack of mask decoders, its losses, optimiser and trainer."""
