@@ -1,0 +1,103 @@
+"""What every benchmark shares: interleaved timing, the machine's limits, one JSON record per script.
+
+Comes in: named callables. Goes out: seconds per candidate and ``benchmarks/records/NAME.json``, from which
+``benchmarks/tables.py`` writes README.md. A record's content holds ``title``, ``question`` and ``tables``
+(a list of rows, each a dict with the same keys, one Markdown table); hardware and versions are added here.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lungfast.compute import hardware
+from lungfast.files import write_json
+
+RECORDS = Path(__file__).parent / "records"
+PACKAGES = ("numpy", "numba", "torch", "monai", "segment-anything", "zarr", "transformers")
+
+
+def time_interleaved(
+    candidates: Mapping[str, Callable[[], object]], *, repeats: int, warmup: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of each candidate, ``repeats`` times each, in turn: A B C, B C A, C A B, …
+
+    In turn, so that a slow minute of a shared machine hits every candidate; rotated, so that none always runs
+    behind the same neighbour's cache. The first ``warmup`` rounds (compilation, page faults) are not counted.
+    """
+    names = list(candidates)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(-warmup, repeats):
+        shift = turn % len(names)
+        for name in names[shift:] + names[:shift]:
+            start = time.perf_counter()
+            candidates[name]()
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def medians(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
+    """Median of the ratios round by round: neighbours in time share the machine's mood."""
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+def measure_copy_rate(n_bytes: int = 256 << 20, repeats: int = 5) -> float:
+    """Bytes read plus bytes written per second by one thread's copy of an array larger than the caches."""
+    source = np.ones(n_bytes, np.uint8)
+    target = np.zeros(n_bytes, np.uint8)
+    seconds = time_interleaved({"copy": lambda: np.copyto(target, source)}, repeats=repeats)
+    return 2 * n_bytes / min(seconds["copy"])
+
+
+def measure_matmul_rate(dtype: str, side: int = 2048, repeats: int = 5, device: str = "cpu") -> float:
+    """FLOP/s (2 per multiply-add) of torch's square matrix product in ``float32``, ``bfloat16``, …"""
+    import torch
+
+    left_torch = torch.ones(side, side, dtype=getattr(torch, dtype), device=device)
+
+    def product() -> None:
+        _ = left_torch @ left_torch
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    return 2 * side**3 / min(time_interleaved({"product": product}, repeats=repeats)["product"])
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that a figure depends on; absent ones are left out."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_record(name: str, content: dict[str, Any], *, quick: bool) -> Path:
+    """Write ``records/NAME.json``; a quick run only shows that the script works: its record is temporary."""
+    folder = Path(tempfile.mkdtemp(prefix="lungfast-bench-")) if quick else RECORDS
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    head = {
+        "name": name,
+        "quick": quick,
+        "date": datetime.now(UTC).date().isoformat(),
+        "hardware": hardware(str(content.get("device", "cpu"))).as_dict(),
+        "versions": versions(),
+    }
+    write_json(path, head | content)
+    return path
