@@ -1,0 +1,78 @@
+"""The command line: parse, run one study, render. One file per command; heavy imports wait until needed."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from lungfast import __version__
+from lungfast.errors import LungfastError
+
+COMMANDS = {
+    "embed": "Encode a dataset once with the frozen image encoder, into a cache.",
+    "grid": "Train every learning rate x weight decay at once; choose on validation.",
+    "cv": "Cross-validate: all folds at once.",
+    "export": "Put a trained decoder back into a full SAM checkpoint.",
+    "cache": "Look at a cache, or carry it as one HDF5 file.",
+    "phantom": "Generate chest X-rays with lung masks, in the official layouts.",
+    "demo": "The whole chain on generated X-rays, in minutes.",
+}
+
+
+class Lungfast(click.Group):
+    """Loads a command when it is called, and turns every user error into one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"lungfast.commands.{cmd_name}")
+        return module.command  # type: ignore[no-any-return]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """click's main with one-line errors: exit code 2 for usage, 1 for data, 130 for Ctrl-C."""
+        kwargs["standalone_mode"] = False
+        try:
+            code = super().main(*args, **kwargs)
+        except LungfastError as error:
+            _stop(str(error), error.exit_code)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            _stop(" ".join(error.format_message().split()), error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            _stop("interrupted; what was finished is kept: the same command with --resume goes on", 130)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _stop(line: str, code: int) -> None:
+    click.echo(f"lungfast: {line}", err=True)
+    sys.exit(code)
+
+
+@click.group(
+    cls=Lungfast,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with `lungfast demo`. Every command has examples in its --help.",
+)
+@click.version_option(__version__, prog_name="lungfast")
+def main() -> None:
+    """Adapt the Segment Anything Model to lung segmentation in chest X-rays, in minutes.
+
+    The image encoder runs once per image (embed); after that, many small mask decoders train on the cached
+    embeddings at once (grid, cv).
+    """

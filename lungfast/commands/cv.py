@@ -1,0 +1,51 @@
+"""``lungfast cv``: all folds (and prompts, and candidate settings) at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from lungfast.commands import options as opt
+
+
+@click.command(
+    "cv",
+    epilog="Examples: lungfast cv m.zarr --prompt points --lr 1e-3 --epochs 60 --folds 5 -o runs/cv; "
+    "lungfast cv m.zarr --prompt points,box-auto --lr 1e-4,1e-3 -o runs/choose",
+)
+@click.argument("cache")
+@click.option("--lr", "lrs", type=opt.Numbers(above=0), default="1e-3", show_default=True)
+@click.option("--wd", "wds", type=opt.Numbers(least=0), default="0", show_default=True)
+@click.option("--loss", "losses", type=opt.Names(opt.LOSSES), default="dicefocal", show_default=True)
+@click.option("--prompt", "prompts", type=opt.Names(opt.PROMPTS), default="points", show_default=True)
+@opt.training_options
+@opt.prompt_options
+@opt.run_options
+def command(cache: str, **options: Any) -> None:
+    """Cross-validate on CACHE: every fold is trained at the same time.
+
+    Folds are grouped by patient and stratified by label. Lists for --lr, --wd or --loss are chosen from per
+    fold, on that fold's validation images; several prompts give one row each.
+    """
+    from rich.console import Console
+
+    from lungfast.commands.study import prompt_from, report_where, run_study
+    from lungfast.report.terminal import cv_table, fold_table
+    from lungfast.studies.cv import CvConfig, cross_validate
+
+    config = CvConfig(
+        prompts=tuple(prompt_from(kind, options) for kind in options["prompts"]),
+        lrs=options["lrs"],
+        wds=options["wds"],
+        losses=options["losses"],
+        folds=options["folds"],
+        seed=options["seed"],
+        split_seed=options["split_seed"],
+    )
+    content = run_study("cv", cache, config, options, lambda study, made: cross_validate(study, config, made))
+    console = Console()
+    for row in content["rows"]:
+        console.print(fold_table(row))
+    console.print(cv_table(content))
+    console.print(report_where(options["output"]), soft_wrap=True, highlight=False)

@@ -1,0 +1,174 @@
+"""``lungfast embed``: one encoder pass over a dataset, into a cache."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lungfast.commands.options import compose
+from lungfast.errors import UsageError
+
+if TYPE_CHECKING:
+    from lungfast.commands.screen import Screen
+    from lungfast.frozen.encoders import Encoder
+    from lungfast.records import Listing
+    from lungfast.studies.embed import EmbedReport
+
+folder = click.Path(path_type=Path)
+
+embed_options = compose(
+    click.option("-o", "--output", required=True, help="The cache to write: a path or an fsspec URL."),
+    click.option("--checkpoint", type=folder, help="A SAM checkpoint; its type is recognised."),
+    click.option(
+        "--encoder",
+        type=click.Choice(["nano", "vit_b", "vit_l", "vit_h"]),
+        help="nano, or a SAM type to be found in $LUNGFAST_WEIGHTS. [default: nano, or the checkpoint's]",
+    ),
+    click.option(
+        "--resize",
+        type=click.Choice(["longest", "squash"]),
+        default="longest",
+        show_default=True,
+        help="SAM's own (longest side, padded), or the full square.",
+    ),
+    click.option(
+        "--batch", "batch_size", type=click.IntRange(1), help="Images at once. [default: 4 on a GPU, else 1]"
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["float16", "float32"]),
+        default="float16",
+        show_default=True,
+        help="How features are stored.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["fp32", "bf16", "fp16"]),
+        default="fp32",
+        show_default=True,
+        help="The encoder's arithmetic; less than fp32 on a GPU only.",
+    ),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …"),
+    click.option(
+        "--pixels/--no-pixels", default=True, show_default=True, help="Keep a small grey preview of every image."
+    ),
+    click.option("--fsync", is_flag=True, help="Also survive a power loss (slower)."),
+    click.option("--overwrite", is_flag=True, help="Replace the cache at -o."),
+)
+
+
+@click.group("embed", epilog="Example: lungfast embed montgomery DIR -o m.zarr --checkpoint sam_vit_h_4b8939.pth")
+def command() -> None:
+    """Encode every image of a dataset once with the frozen image encoder.
+
+    An interrupted pass goes on where it stopped when the same command is given again.
+    """
+
+
+@command.command("montgomery", epilog="Example: lungfast embed montgomery NLM-MontgomeryCXRSet -o m.zarr")
+@click.argument("directory", type=folder)
+@embed_options
+def montgomery(directory: Path, **options: Any) -> None:
+    """The Montgomery County set: MontgomerySet/{CXR_png,ManualMask/leftMask,ManualMask/rightMask}."""
+    from lungfast.data.datasets import list_montgomery
+
+    run_embed(lambda: list_montgomery(directory), options)
+
+
+@command.command(
+    "shenzhen", epilog="Example: lungfast embed shenzhen ChinaSet_AllFiles --masks shcxr-lung-mask -o s.zarr"
+)
+@click.argument("directory", type=folder)
+@click.option("--masks", type=folder, help="The folder of *_mask.png; by default it is looked for beside the images.")
+@embed_options
+def shenzhen(directory: Path, masks: Path | None, **options: Any) -> None:
+    """The Shenzhen set: ChinaSet_AllFiles/CXR_png, and its masks in a folder of their own."""
+    from lungfast.data.datasets import list_shenzhen
+
+    run_embed(lambda: list_shenzhen(directory, masks), options)
+
+
+@command.command("kaggle", epilog="Example: lungfast embed kaggle chest-xray-masks-and-labels -o both.zarr")
+@click.argument("directory", type=folder)
+@embed_options
+def kaggle(directory: Path, **options: Any) -> None:
+    """Kaggle's merged copy (Lung Segmentation/{CXR_png,masks}); repeated pairs are dropped."""
+    from lungfast.data.datasets import list_kaggle
+
+    run_embed(lambda: list_kaggle(directory), options)
+
+
+@command.command("pairs", epilog="Example: lungfast embed pairs images --masks masks -o mine.zarr --meta patients.csv")
+@click.argument("images", type=folder)
+@click.option("--masks", type=folder, required=True, help="Masks of the same names, or one folder per structure.")
+@click.option("--meta", type=folder, help="A CSV file with id and any of label, patient, spacing_mm.")
+@embed_options
+def pairs(images: Path, masks: Path, meta: Path | None, **options: Any) -> None:
+    """Any folder of images and masks with the same names (or a _mask suffix)."""
+    from lungfast.data.datasets import list_pairs
+
+    run_embed(lambda: list_pairs(images, masks, meta), options)
+
+
+def run_embed(listing_of: Callable[[], Listing], options: dict[str, Any]) -> None:
+    """List, encode, report; exit code 1 when a file had to be skipped."""
+    from lungfast.commands.screen import Screen
+    from lungfast.studies.embed import EmbedConfig, embed
+
+    listing = listing_of()
+    encoder = open_encoder(options)
+    on_gpu = encoder.device_class == "cuda"
+    config = EmbedConfig(
+        url=options["output"],
+        dtype=options["dtype"],
+        batch_size=options["batch_size"] or (4 if on_gpu else 1),
+        pixels=options["pixels"],
+        fsync=options["fsync"],
+        overwrite=options["overwrite"],
+    )
+    with Screen() as screen:
+        announce(encoder, listing, screen)
+        report = embed(listing, encoder, config, screen)
+        conclude(report, config.url, screen)
+    if report.skipped:
+        sys.exit(1)
+
+
+def open_encoder(options: dict[str, Any]) -> Encoder:
+    from lungfast.compute import resolve_device
+    from lungfast.frozen.encoders import load_encoder
+
+    device = resolve_device(options["device"])
+    if options["precision"] != "fp32" and device.type != "cuda":
+        raise UsageError("--precision below fp32 needs a GPU", found=device.type, fix="leave --precision out")
+    return load_encoder(
+        options["encoder"],
+        checkpoint=options["checkpoint"],
+        resize=options["resize"],
+        device=device,
+        precision=options["precision"],
+    )
+
+
+def announce(encoder: Encoder, listing: Listing, screen: Screen) -> None:
+    from lungfast.frozen.encoders import nano_notice
+
+    for line in listing.notes:
+        screen.note(line)
+    if encoder.spec.name == "nano":
+        screen.note(nano_notice())
+
+
+def conclude(report: EmbedReport, url: str, screen: Screen) -> None:
+    if report.duplicates:
+        screen.note(f"{report.duplicates} images with repeated pixels were dropped")
+    if report.skipped:
+        screen.note(f"{len(report.skipped)} images could not be read and were left out:")
+        for line in report.skipped:
+            screen.note(f"  {line}")
+    kept = f", {report.already} were there already" if report.already else ""
+    click.echo(f"{url}: {report.embedded} images embedded{kept}")

@@ -1,0 +1,48 @@
+"""``lungfast grid``: learning rate x weight decay x loss, all at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from lungfast.commands import options as opt
+
+
+@click.command(
+    "grid",
+    epilog="Example: lungfast grid m.zarr --lr 1e-5,1e-4,1e-3 --wd 0,1e-1,1e-3 --epochs 100 -o runs/grid",
+)
+@click.argument("cache")
+@click.option("--lr", "lrs", type=opt.Numbers(above=0), default="1e-5,1e-4,1e-3", show_default=True)
+@click.option("--wd", "wds", type=opt.Numbers(least=0), default="0,1e-1,1e-3", show_default=True)
+@click.option("--loss", "losses", type=opt.Names(opt.LOSSES), default="dicefocal", show_default=True)
+@click.option("--prompt", type=click.Choice(opt.PROMPTS), default="points", show_default=True)
+@opt.training_options
+@opt.prompt_options
+@opt.run_options
+def command(cache: str, **options: Any) -> None:
+    """Train every combination of learning rate, weight decay and loss at once, on fold 0's split.
+
+    CACHE is made by `lungfast embed`. Epoch, threshold and configuration are chosen on validation images;
+    test images are scored for the winner only.
+    """
+    from rich.console import Console
+
+    from lungfast.commands.study import prompt_from, report_where, run_study
+    from lungfast.report.terminal import grid_table
+    from lungfast.studies.grid import GridConfig, grid
+
+    config = GridConfig(
+        lrs=options["lrs"],
+        wds=options["wds"],
+        losses=options["losses"],
+        prompt=prompt_from(options["prompt"], options),
+        folds=options["folds"],
+        seed=options["seed"],
+        split_seed=options["split_seed"],
+    )
+    content = run_study("grid", cache, config, options, lambda study, made: grid(study, config, made))
+    console = Console()
+    console.print(grid_table(content))
+    console.print(report_where(options["output"]), soft_wrap=True, highlight=False)

@@ -1,0 +1,155 @@
+"""Options that several commands share, and the parsers that turn text into lists and sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Numbers(click.ParamType):
+    """Comma-separated numbers, repetitions dropped: ``1e-5,1e-4``."""
+
+    name = "numbers"
+
+    def __init__(self, *, above: float | None = None, least: float | None = None) -> None:
+        self.above, self.least = above, least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        return tuple(dict.fromkeys(self._number(part, param, ctx) for part in str(value).split(",")))
+
+    def _number(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            self.fail(
+                f"found {text!r}, expected numbers separated by commas, such as 1e-4,1e-3", param, ctx
+            )
+        if not (number < float("inf")) or number != number:
+            self.fail(f"found {text!r}, expected a finite number", param, ctx)
+        if self.above is not None and number <= self.above:
+            self.fail(f"found {text!r}, expected more than {self.above:g}", param, ctx)
+        if self.least is not None and number < self.least:
+            self.fail(f"found {text!r}, expected at least {self.least:g}", param, ctx)
+        return number
+
+
+class Names(click.ParamType):
+    """Comma-separated names out of a fixed set."""
+
+    name = "names"
+
+    def __init__(self, choices: tuple[str, ...]) -> None:
+        self.choices = choices
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        names = tuple(dict.fromkeys(part.strip() for part in str(value).split(",")))
+        for name in names:
+            if name not in self.choices:
+                self.fail(f"found {name!r}, expected one or more of {', '.join(self.choices)}", param, ctx)
+        return names
+
+
+PROMPTS = ("points", "box", "box-auto", "both", "both-auto")
+LOSSES = ("dicefocal", "dicece")
+
+
+def compose(*options: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    """Several options as one decorator, shown in the order given."""
+
+    def decorate(function: Function) -> Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+output = click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The run folder to write."
+)
+
+run_options = compose(
+    output,
+    click.option("--resume", is_flag=True, help="Go on with an unfinished run of the same settings."),
+    click.option("--overwrite", is_flag=True, help="Replace the run at -o."),
+    click.option(
+        "--save-logits", is_flag=True, help="Keep the scored logits in logits.h5, for rescanning thresholds."
+    ),
+)
+
+training_options = compose(
+    click.option("--epochs", type=click.IntRange(1), default=60, show_default=True),
+    click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True),
+    click.option(
+        "--schedule", type=click.Choice(["onecycle", "constant"]), default="onecycle", show_default=True
+    ),
+    click.option(
+        "--val-every", type=click.IntRange(1), default=1, show_default=True, help="Epochs per validation."
+    ),
+    click.option(
+        "--patience",
+        type=click.IntRange(0),
+        default=0,
+        help="Stop a decoder after this many validations without improvement (0: never).",
+    ),
+    click.option(
+        "--keep",
+        type=click.Choice(["best", "last"]),
+        default="best",
+        show_default=True,
+        help="The epoch to keep: lowest validation loss, or the last.",
+    ),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Row order and jitter."),
+    click.option("--split-seed", type=click.IntRange(0), default=0, show_default=True, help="Who is in which fold."),
+    click.option("--folds", type=click.IntRange(3), default=5, show_default=True),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …"),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+        default="auto",
+        show_default=True,
+        help="Training arithmetic; validation and scores are always fp32.",
+    ),
+    click.option(
+        "--compile",
+        "compile_",
+        type=click.Choice(["auto", "on", "off"]),
+        default="auto",
+        show_default=True,
+        help="torch.compile; auto: where the run is long enough to pay for it.",
+    ),
+    click.option(
+        "--memory", default="auto", show_default=True, help="Memory bound, such as 8GB; auto: half of what is free."
+    ),
+)
+
+prompt_options = compose(
+    click.option(
+        "--points", "points_per_lung", type=click.IntRange(1), default=1, show_default=True, help="Points a lung."
+    ),
+    click.option(
+        "--placement",
+        type=click.Choice(["deepest", "spread"]),
+        default="deepest",
+        show_default=True,
+        help="Where in the average training mask the points lie.",
+    ),
+    click.option("--negative-points", type=click.IntRange(0), default=0, show_default=True),
+    click.option(
+        "--box",
+        "box_mode",
+        type=click.Choice(["whole", "per-lung"]),
+        default="whole",
+        show_default=True,
+        help="One box around both lungs, or one prompt per lung merged by the maximum logit.",
+    ),
+)

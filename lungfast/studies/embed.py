@@ -1,0 +1,146 @@
+"""One pass of the frozen encoder over a dataset, into a cache that every other study reads.
+
+Comes in: a :class:`Listing`, an encoder, a destination. Goes out: a complete cache and an account of what was
+embedded, skipped or dropped. Decoding runs ahead of the encoder in threads; an unreadable file costs one
+row and is reported at the end, never the pass.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from lungfast.compute import cpu_count
+from lungfast.errors import DataError
+from lungfast.frozen.cache import Fingerprint
+from lungfast.frozen.cache_writer import CacheWriter
+from lungfast.frozen.encoders import Encoder
+from lungfast.records import Listing, Sample, SampleRef
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """Where to, in which dtype, how many images at once, and what else to store."""
+
+    url: str
+    dtype: str = "float16"
+    batch_size: int = 1
+    compute_dtype: str = "float32"
+    pixels: bool = True
+    fsync: bool = False
+    overwrite: bool = False
+
+
+@dataclass(kw_only=True)
+class EmbedReport:
+    """What happened to every image of the listing."""
+
+    embedded: int = 0
+    already: int = 0
+    duplicates: int = 0
+    skipped: list[str] = field(default_factory=list)
+    """One line per unreadable image."""
+
+
+class EmbedListener(Protocol):
+    def phase(self, name: str, total: int) -> None: ...
+
+    def advance(self, n: int = 1) -> None: ...
+
+
+Loaded = tuple[int, Sample | DataError]
+
+
+def embed(listing: Listing, encoder: Encoder, config: EmbedConfig, listener: EmbedListener) -> EmbedReport:
+    """Fill the cache at ``config.url``; resumes an unfinished one of the same settings.
+
+    Raises CacheError (other settings, another writer, non-finite features) or LungfastError (disk full);
+    rows that were committed before stay committed.
+    """
+    report = EmbedReport()
+    fingerprint = Fingerprint.of(
+        encoder.spec,
+        dtype=config.dtype,
+        compute_dtype=config.compute_dtype,
+        device_class=encoder.device_class,
+    )
+    listener.phase("embedding", len(listing.refs))
+    with CacheWriter.open(
+        config.url,
+        spec=encoder.spec,
+        fingerprint=fingerprint,
+        n_images=len(listing.refs),
+        pixels=config.pixels,
+        fsync=config.fsync,
+        overwrite=config.overwrite,
+    ) as writer:
+        todo = [(index, ref) for index, ref in enumerate(listing.refs) if ref.id not in writer.done]
+        report.already = len(listing.refs) - len(todo)
+        listener.advance(report.already)
+        if writer.complete:
+            return report
+        writer.put_blob("head.safetensors", encoder.head)
+        seen = set(writer.content_hashes)
+        for batch in _batches(_load_ahead(todo), config.batch_size):
+            samples = _usable(batch, seen, report, drop_duplicates=listing.drop_duplicates)
+            if samples:
+                features_BNC = encoder.encode([sample.image_HW for _, sample in samples])
+                for (index, sample), features_NC in zip(samples, features_BNC, strict=True):
+                    writer.add(index, sample, features_NC)
+                report.embedded += len(samples)
+            listener.advance(len(batch))
+        if not (report.embedded or report.already):
+            raise DataError("no image could be read", found=report.skipped[0] if report.skipped else "none")
+        writer.finish()
+    return report
+
+
+def _load_ahead(todo: Sequence[tuple[int, SampleRef]]) -> Iterator[Loaded]:
+    """Decode in threads, a few images ahead, in order."""
+    threads = cpu_count()
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[tuple[int, Future[Sample]]] = deque()
+        for index, ref in todo:
+            waiting.append((index, pool.submit(ref.load)))
+            if len(waiting) > 2 * threads:
+                yield _result(*waiting.popleft())
+        while waiting:
+            yield _result(*waiting.popleft())
+
+
+def _result(index: int, future: Future[Sample]) -> Loaded:
+    try:
+        return index, future.result()
+    except DataError as error:
+        return index, error
+
+
+def _batches(loaded: Iterator[Loaded], size: int) -> Iterator[list[Loaded]]:
+    batch: list[Loaded] = []
+    for item in loaded:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _usable(
+    batch: Sequence[Loaded], seen: set[str], report: EmbedReport, *, drop_duplicates: bool
+) -> list[tuple[int, Sample]]:
+    """The readable samples of a batch, without repeated pixels where the source is known to repeat them."""
+    usable = []
+    for index, item in batch:
+        if isinstance(item, DataError):
+            report.skipped.append(str(item))
+        elif drop_duplicates and item.content_sha256 in seen:
+            report.duplicates += 1
+        else:
+            seen.add(item.content_sha256)
+            usable.append((index, item))
+    return usable
+

@@ -1,0 +1,118 @@
+"""Rows that several studies write: one line per scored image, losses by epoch, decoder identities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+from lungfast.errors import TrainingError
+from lungfast.frozen.prompts import PromptConfig
+from lungfast.records import DecoderConfig, ImageRecord, LossName, Split
+from lungfast.scored.scores import ThresholdChoice
+from lungfast.studies.protocol import MEASURES, Cell, Outcome, Scored
+from lungfast.trained.trainer import Fitted
+
+
+def cells_of(
+    split: Split,
+    prompt: PromptConfig,
+    *,
+    lrs: Sequence[float],
+    wds: Sequence[float],
+    losses: Sequence[LossName],
+    seed: int,
+) -> list[Cell]:
+    """Every combination of learning rate, weight decay and loss on one split."""
+    return [
+        Cell(
+            config=DecoderConfig(
+                key=f"{split.name}_{prompt.kind}_{loss}_lr{lr:g}_wd{wd:g}_seed{seed}",
+                lr=lr,
+                wd=wd,
+                loss=loss,
+                seed=seed,
+            ),
+            split=split,
+            prompt=prompt,
+        )
+        for loss, lr, wd in product(losses, lrs, wds)
+    ]
+
+
+def image_rows(
+    outcome: Outcome, scored: Scored, part: str, images: Sequence[ImageRecord]
+) -> list[dict[str, Any]]:
+    """One line per image at the decoder's chosen threshold."""
+    choice = chosen(outcome)
+    rows = []
+    for position, image in enumerate(scored.images):
+        record = images[int(image)]
+        rows.append(
+            {
+                "decoder": outcome.cell.config.key,
+                "prompt": outcome.cell.prompt.kind,
+                "split": outcome.cell.split.name,
+                "part": part,
+                "image": record.id,
+                "patient": record.patient,
+                "label": record.label or "",
+                "threshold": choice.threshold,
+            }
+            | {name: float(scored.values[name][position, choice.index]) for name in MEASURES}
+        )
+    return rows
+
+
+def history_rows(fitted: Sequence[Fitted]) -> list[dict[str, Any]]:
+    """Losses by epoch; an epoch without validation has an empty cell."""
+    return [
+        {"decoder": one.key, "epoch": epoch, "train_loss": _blank(train), "val_loss": _blank(val)}
+        for one in fitted
+        for epoch, (train, val) in enumerate(zip(one.train_loss, one.val_loss, strict=True), start=1)
+    ]
+
+
+def _blank(value: float) -> float | str:
+    return value if math.isfinite(value) else ""
+
+
+def chosen(outcome: Outcome) -> ThresholdChoice:
+    """The threshold of an outcome that has one."""
+    if outcome.choice is None:
+        raise ValueError(f"{outcome.cell.config.key} has no threshold: it was never validated")
+    return outcome.choice
+
+
+def config_row(outcome: Outcome) -> dict[str, Any]:
+    """What was trained, and what validation said of it."""
+    config, choice = outcome.cell.config, outcome.choice
+    return {
+        "lr": config.lr,
+        "wd": config.wd,
+        "loss": config.loss,
+        "prompt": outcome.cell.prompt.kind,
+        "seed": config.seed,
+        "status": outcome.fitted.status,
+        "best_epoch": outcome.fitted.best_epoch,
+        "threshold": choice.threshold if choice else None,
+        "val_f1": outcome.val_mean("f1"),
+        "val_iou": outcome.val_mean("iou"),
+        "decoder": config.key,
+    }
+
+
+def best_of(outcomes: Sequence[Outcome]) -> Outcome:
+    """The highest mean validation F1, the first on ties; TrainingError where none was ever validated."""
+    validated = [outcome for outcome in outcomes if outcome.choice is not None]
+    if not validated:
+        raise TrainingError(
+            f"every decoder of {outcomes[0].cell.split.name} diverged", fix="try a smaller --lr"
+        )
+    return max(validated, key=lambda outcome: outcome.val_mean("f1") or 0.0)
+
+
+def mean_scores(scored: Scored, index: int) -> Mapping[str, float]:
+    """Mean over images of every measure at threshold number ``index``."""
+    return {name: float(scored.at(name, index).mean()) for name in MEASURES}

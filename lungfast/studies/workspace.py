@@ -1,0 +1,153 @@
+"""What every study stands on: an opened cache, its rows in memory or streamed, the frozen prompt encoder.
+
+Comes in: a cache URL, a device, a memory budget. Goes out: batch makers for any Plan, decoder stacks from
+any states, and scores of any decoder on any images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lungfast.compute import cpu_count
+from lungfast.errors import UsageError
+from lungfast.frozen.cache import EmbeddingCache
+from lungfast.frozen.checkpoints import Head, read_head
+from lungfast.frozen.priors import MaskSummary, summarise_mask
+from lungfast.frozen.prompt_encoder import FrozenPromptEncoder
+from lungfast.frozen.prompts import CachePrompts, PromptConfig
+from lungfast.frozen.rows import open_rows
+from lungfast.records import Counts, Float32, Int64, Plan, RowSource, UInt8
+from lungfast.scored.kernels import ScoreJob, count_images, threshold_edges
+from lungfast.trained.batches import BatchMaker
+from lungfast.trained.decoder import DecoderStack
+from lungfast.trained.trainer import predict
+
+DECODER_BYTES = 5 * 4 * 4_100_000
+"""One decoder in training: weights, gradient, two moments and the best epoch, 4.1 M fp32 values each."""
+SCRATCH_BYTES = 400 << 20
+"""Activations of a micro-batch, read-ahead of scoring, and allocator slack."""
+SCORE_CHUNK = 16
+"""Images scored together: 16 packed masks of 4020x4892 are 40 MB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How the memory bound is shared: decoders trained at once, and bytes for rows."""
+
+    width: int
+    row_bytes: int
+
+
+def share_memory(memory_bytes: int, n_decoders: int) -> Budget:
+    """Half for decoders at most (at least one), the rest for rows.
+
+    Raises UsageError where not even one decoder and a few rows fit.
+    """
+    usable = memory_bytes - SCRATCH_BYTES
+    if usable < 2 * DECODER_BYTES:
+        need = (SCRATCH_BYTES + 2 * DECODER_BYTES) >> 20
+        raise UsageError(
+            "--memory is too small to train", found=f"{memory_bytes >> 20} MiB", expected=f"{need} MiB"
+        )
+    width = max(1, min(n_decoders, usable // 2 // DECODER_BYTES))
+    return Budget(width=width, row_bytes=usable - width * DECODER_BYTES)
+
+
+class Workspace:
+    """A cache opened for studies."""
+
+    def __init__(self, url: str, *, device: torch.device) -> None:
+        self.cache = EmbeddingCache.open(url)
+        self.device = device
+        self.head: Head = read_head(self.cache.blob("head.safetensors"))
+        spec = self.cache.spec
+        self.prompt_encoder = FrozenPromptEncoder(
+            self.head.prompt_encoder, grid=spec.grid, input_size=spec.input_size
+        )
+        self._rows: RowSource | None = None
+
+    def hold_rows(self, row_bytes: int) -> None:
+        """Load the rows, or prepare to stream them where they do not fit into ``row_bytes``."""
+        self._rows = open_rows(self.cache, row_bytes)
+
+    @cached_property
+    def mask_summaries(self) -> list[MaskSummary]:
+        """Average grids and boxes of every image's masks, in normalised coordinates."""
+        images = range(len(self.cache.images))
+        with ThreadPoolExecutor(cpu_count()) as pool:
+            return list(pool.map(self._summary, images))
+
+    def _summary(self, image: int) -> MaskSummary:
+        names = self.cache.images[image].structures
+        return summarise_mask({name: self.cache.mask(image, name) for name in names})
+
+    def rows_of(self, images: Int64) -> Int64:
+        """Rows of the unaltered view of some images."""
+        return np.array([self.cache.row_of_image(int(image)) for image in images], np.int64)
+
+    def prompts(self, config: PromptConfig, train_images: Int64, *, seed: int) -> CachePrompts:
+        """Prompts of one split, their priors from its own training images alone."""
+        return CachePrompts.build(
+            config,
+            encoder=self.prompt_encoder,
+            cache=self.cache,
+            summaries=self.mask_summaries,
+            train_images=train_images,
+            seed=seed,
+        )
+
+    def maker(self, plan: Plan) -> BatchMaker:
+        if self._rows is None:
+            raise RuntimeError("hold_rows comes before training and predicting")
+        return BatchMaker(plan, self._rows, self.device)
+
+    def stack(self, states: Sequence[Mapping[str, Tensor]]) -> DecoderStack:
+        return DecoderStack.from_states(
+            states,
+            pe_NC=self.prompt_encoder.pe_NC,
+            dense_C=self.prompt_encoder.dense_C,
+            grid=self.cache.spec.grid,
+            device=self.device,
+        )
+
+    def predict(
+        self, plan: Plan, states: Sequence[Mapping[str, Tensor]], images_K: Sequence[Int64], *, batch_size: int
+    ) -> Iterator[tuple[int, int, Float32]]:
+        """(decoder, image, logits_hw) for every decoder's own images."""
+        rows_K = [self.rows_of(images) for images in images_K]
+        for k, row, logits_hw in predict(self.maker(plan), self.stack(states), rows_K, batch_size=batch_size):
+            yield k, self.cache.image_of_row(row), logits_hw
+
+    def count(
+        self, predictions: Iterator[tuple[int, int, Float32]], thresholds_Q: Sequence[float]
+    ) -> Iterator[tuple[int, int, Counts]]:
+        """(decoder, image, counts at every threshold) at native size."""
+        edges_Q = threshold_edges(thresholds_Q)
+        waiting: list[tuple[int, int, Float32]] = []
+        for prediction in predictions:
+            waiting.append(prediction)
+            if len(waiting) == SCORE_CHUNK:
+                yield from self._count_chunk(waiting, edges_Q)
+                waiting = []
+        yield from self._count_chunk(waiting, edges_Q)
+
+    def _count_chunk(
+        self, waiting: Sequence[tuple[int, int, Float32]], edges_Q: Float32
+    ) -> Iterator[tuple[int, int, Counts]]:
+        truths: dict[int, UInt8] = {}
+        jobs = []
+        for _, image, logits_hw in waiting:
+            if image not in truths:
+                truths[image] = self.cache.packed_mask(image)
+            jobs.append(
+                ScoreJob(logits_hw=logits_hw, frame=self.cache.frame(image), truth_packed=truths[image])
+            )
+        for (k, image, _), counts in zip(waiting, count_images(jobs, edges_Q, threads=cpu_count()), strict=True):
+            yield k, image, counts

@@ -1,0 +1,134 @@
+"""Which rows meet which decoder when: seeded orders, ragged batches, padded prompts.
+
+Comes in: a Plan and a RowSource. Goes out: one :class:`StackBatch` after another, on the device.
+A row order derives from (seed, the rows themselves, epoch): decoders of a grid, which have the same rows
+and seed, therefore read the same batch (G = 1), and a decoder's order never depends on its neighbours.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lungfast.records import Bool, Float32, Int64, Plan, PromptTokens, RowBatch, RowSource
+from lungfast.trained.step import StackBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchRows:
+    """One step: rows of every decoder (padding repeats a row at weight 0) and who takes part."""
+
+    rows_KB: Int64
+    weight_KB: Float32
+
+    @property
+    def active_K(self) -> Bool:
+        return np.asarray(self.weight_KB.sum(axis=1) > 0)
+
+    @property
+    def shared(self) -> bool:
+        """True where every decoder reads the very same rows."""
+        return bool((self.rows_KB == self.rows_KB[:1]).all())
+
+    @property
+    def rows_GB(self) -> Int64:
+        return self.rows_KB[:1] if self.shared else self.rows_KB
+
+
+def row_order(rows: Int64, *, seed: int, epoch: int) -> Int64:
+    """The order of one epoch: a permutation seeded by (seed, the set of rows, epoch)."""
+    identity = zlib.crc32(np.sort(rows).astype("<i8").tobytes())
+    return np.asarray(np.random.default_rng([seed, identity, epoch]).permutation(np.sort(rows)))
+
+
+def steps_of(n_rows: int, batch_size: int) -> int:
+    return -(-n_rows // batch_size)
+
+
+def plan_batches(orders_K: Sequence[Int64], batch_size: int) -> list[BatchRows]:
+    """Cut each decoder's rows into batches; a decoder that has no rows left weighs 0.
+
+    Such a decoder repeats rows of a neighbour that is still at work, so that a shared batch stays shared.
+    """
+    longest = max(len(order) for order in orders_K)
+    batch_size = min(batch_size, longest)
+    batches = []
+    for step in range(steps_of(longest, batch_size)):
+        parts = [order[step * batch_size : (step + 1) * batch_size] for order in orders_K]
+        filler = next(part for part in parts if part.size)
+        rows_KB = np.empty((len(parts), batch_size), np.int64)
+        weight_KB = np.zeros((len(parts), batch_size), np.float32)
+        for k, part in enumerate(parts):
+            real = part if part.size else filler
+            rows_KB[k, : real.size] = real
+            rows_KB[k, real.size :] = real[0]
+            weight_KB[k, : part.size] = 1.0
+        batches.append(BatchRows(rows_KB=rows_KB, weight_KB=weight_KB))
+    return batches
+
+
+def pad_tokens(prompts: Sequence[PromptTokens], n_instances: int, n_tokens: int) -> PromptTokens:
+    """Stack K prompts over a new first axis, padded to common I and P.
+
+    A missing instance repeats the first one (the maximum of equals changes nothing); a missing token is
+    masked.
+    """
+    tokens_K, mask_K = [], []
+    for prompt in prompts:
+        tokens, mask = prompt.tokens_BIPC, prompt.mask_BIP
+        _, instances, length, _ = tokens.shape
+        take = [i if i < instances else 0 for i in range(n_instances)]
+        tokens_K.append(np.pad(tokens[:, take], ((0, 0), (0, 0), (0, n_tokens - length), (0, 0))))
+        mask_K.append(np.pad(mask[:, take], ((0, 0), (0, 0), (0, n_tokens - length))))
+    return PromptTokens(tokens_BIPC=np.stack(tokens_K), mask_BIP=np.stack(mask_K))
+
+
+class BatchMaker:
+    """Turns row numbers into batches on the device, in order."""
+
+    def __init__(self, plan: Plan, source: RowSource, device: torch.device) -> None:
+        self.plan, self.source, self.device = plan, source, device
+        self._n_instances = max(prompt.n_instances for prompt in plan.prompts_K)
+        self._n_tokens = max(prompt.n_tokens for prompt in plan.prompts_K)
+
+    def stream(
+        self, batches: Sequence[BatchRows], *, epoch: int | None
+    ) -> Iterator[tuple[BatchRows, StackBatch]]:
+        """``epoch`` None: validation or test, so prompts are not perturbed."""
+        loaded = self.source.stream(batch.rows_GB for batch in batches)
+        for batch, rows in zip(batches, loaded, strict=True):
+            yield batch, self._to_device(batch, rows, epoch)
+
+    def _to_device(self, batch: BatchRows, rows: RowBatch, epoch: int | None) -> StackBatch:
+        prompts = self._prompts(batch, epoch)
+        device = self.device
+        return StackBatch(
+            features_GBNC=_move(rows.features_GBNC, device),
+            targets_GBhw=_move(rows.targets_GBhw, device),
+            valid_GBhw=_move(rows.valid_GBhw, device),
+            tokens_KBIPC=_move(prompts.tokens_BIPC, device),
+            token_mask_KBIP=_move(prompts.mask_BIP, device),
+            weight_KB=_move(batch.weight_KB, device),
+        )
+
+    def _prompts(self, batch: BatchRows, epoch: int | None) -> PromptTokens:
+        """Decoders of a grid share their prompt source: encode it once a batch."""
+        made: dict[tuple[int, bytes], PromptTokens] = {}
+        for prompt, rows_B in zip(self.plan.prompts_K, batch.rows_KB, strict=True):
+            key = (id(prompt), rows_B.tobytes())
+            if key not in made:
+                made[key] = prompt.tokens(rows_B, epoch=epoch)
+        ordered = [
+            made[id(prompt), rows_B.tobytes()]
+            for prompt, rows_B in zip(self.plan.prompts_K, batch.rows_KB, strict=True)
+        ]
+        return pad_tokens(ordered, self._n_instances, self._n_tokens)
+
+
+def _move(array: np.ndarray, device: torch.device) -> torch.Tensor:  # type: ignore[type-arg]
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
