@@ -1,0 +1,154 @@
+"""Image encoders behind one registry: ``nano`` (embedded) and SAM's ``vit_b``, ``vit_l``, ``vit_h``.
+
+Comes in: 8-bit grey images of any size. Goes out: float32 features (B, N, C), token-major, on the CPU, and
+the head (prompt encoder and initial mask decoder) that belongs to them. Preprocessing is segment-anything's
+to the bit: grey to three channels, Pillow's antialiased resize of the uint8 image, normalise, *then* pad
+with zeros.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lungfast.errors import CheckpointError, UsageError
+from lungfast.frozen.checkpoints import (
+    OFFICIAL,
+    SAM_KINDS,
+    WEIGHTS_VARIABLE,
+    SamKind,
+    find_checkpoint,
+    head_bytes,
+    image_encoder,
+    read_checkpoint,
+)
+from lungfast.frozen.nano import NANO_GRID, NANO_INPUT_SIZE, NANO_SHA256, nano_image_encoder, read_nano
+from lungfast.geometry import Frame, resize_image
+from lungfast.records import EncoderSpec, Float32, PrecisionName, ResizeRule, UInt8
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+ENCODER_NAMES = ("nano", *SAM_KINDS)
+_ROOM = "image_encoder."
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Encoder:
+    """A frozen image encoder on its device. ``head`` is safetensors (see ``checkpoints.read_head``)."""
+
+    spec: EncoderSpec
+    head: bytes
+    module: nn.Module
+    device: torch.device
+    precision: PrecisionName = "fp32"
+
+    @property
+    def compute(self) -> dict[str, str]:
+        """What besides the weights decides the numbers; part of a cache's fingerprint."""
+        return {"dtype": self.precision, "device": self.device.type}
+
+    def prepare(self, image_HW: UInt8) -> UInt8:
+        """The resized, unpadded uint8 image: the part to run in threads. Preparing twice changes nothing."""
+        frame = Frame.of((image_HW.shape[0], image_HW.shape[1]), self.spec.input_size, self.spec.resize)
+        return (
+            image_HW if image_HW.shape == frame.resized_size else resize_image(image_HW, frame.resized_size)
+        )
+
+    def encode(self, images: Sequence[UInt8]) -> Float32:
+        """Images (H, W), prepared or not, sizes may differ -> features (B, N, C), rows of the grid first."""
+        import torch
+
+        with torch.inference_mode(), self._autocast():
+            features_BCEhEw = self.module(self._padded_B3SS([self.prepare(image) for image in images]))
+            features_BNC = features_BCEhEw.flatten(2).transpose(1, 2).to(torch.float32).contiguous()
+            return np.asarray(features_BNC.cpu().numpy())
+
+    def _padded_B3SS(self, prepared: Sequence[UInt8]) -> Tensor:
+        import torch
+
+        side = self.spec.input_size
+        padded_B3SS = torch.zeros(len(prepared), 3, side, side, device=self.device)
+        mean_311 = torch.tensor(self.spec.pixel_mean, device=self.device).view(3, 1, 1)
+        std_311 = torch.tensor(self.spec.pixel_std, device=self.device).view(3, 1, 1)
+        for padded_3SS, image_HW in zip(padded_B3SS, prepared, strict=True):
+            grey_HW = torch.from_numpy(np.array(image_HW)).to(self.device)
+            padded_3SS[:, : grey_HW.shape[0], : grey_HW.shape[1]] = (grey_HW - mean_311) / std_311
+        return padded_B3SS
+
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+        import torch
+
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
+        return torch.autocast(self.device.type, dtype)
+
+
+def load_encoder(
+    name: str | None = None,
+    *,
+    checkpoint: Path | None = None,
+    resize: ResizeRule = "longest",
+    device: torch.device,
+    precision: PrecisionName = "fp32",
+) -> Encoder:
+    """The encoder ``name``, or the one recognised from ``checkpoint``; ``nano`` where neither is given.
+
+    A ``vit_*`` without a checkpoint is looked for in $LUNGFAST_WEIGHTS. Raises UsageError for an unknown
+    name or one that contradicts the file, CheckpointError for a file that is absent or not SAM.
+    """
+    if name is not None and name not in ENCODER_NAMES:
+        raise UsageError("--encoder is unknown", found=name, expected=", ".join(ENCODER_NAMES))
+    if checkpoint is None and name in {None, "nano"}:
+        state: Mapping[str, Tensor] = read_nano()
+        kind, sha256, module = "nano", NANO_SHA256, nano_image_encoder()
+        input_size, grid = NANO_INPUT_SIZE, NANO_GRID
+    else:
+        loaded = read_checkpoint(checkpoint or _official_file(name))
+        if name not in {None, loaded.kind}:
+            raise UsageError(
+                f"--encoder {name} contradicts --checkpoint {loaded.path.name}",
+                found=loaded.kind,
+                fix=f"leave --encoder out, or say --encoder {loaded.kind}",
+            )
+        state, kind, sha256, module = loaded.state, loaded.kind, loaded.sha256, image_encoder(loaded.kind)
+        input_size, grid = 1024, (64, 64)
+    spec = EncoderSpec(
+        name=kind, input_size=input_size, grid=grid, channels=256, resize=resize, weights_sha256=sha256
+    )
+    _fill(module, state, device)
+    return Encoder(spec=spec, head=head_bytes(state), module=module, device=device, precision=precision)
+
+
+def nano_notice() -> str:
+    """One line for a user who embeds without SAM: what this is, and where SAM is."""
+    return (
+        "nano is a small untrained encoder, not SAM: good for a first look, not for SAM's results; "
+        f"for SAM give --checkpoint {OFFICIAL['vit_h'].describe()}"
+    )
+
+
+def _official_file(name: str | None) -> Path:
+    kind: SamKind = next(k for k in SAM_KINDS if k == name)
+    found = find_checkpoint(kind)
+    if found is None:
+        raise CheckpointError(
+            f"--encoder {kind} needs SAM's weights",
+            found=f"neither --checkpoint nor ${WEIGHTS_VARIABLE}/{OFFICIAL[kind].file}",
+            fix=f"download {OFFICIAL[kind].describe()}",
+        )
+    return found
+
+
+def _fill(module: nn.Module, state: Mapping[str, Tensor], device: torch.device) -> None:
+    """Put the tensors in place of the module's own (no second copy of 2.6 GB), frozen and in eval mode."""
+    weights = {k.removeprefix(_ROOM): v.float() for k, v in state.items() if k.startswith(_ROOM)}
+    module.load_state_dict(weights, strict=True, assign=True)
+    module.requires_grad_(False).eval().to(device)
