@@ -1,0 +1,226 @@
+"""The three attentions of SAM's two-way transformer, for K decoders and R prompts at once.
+
+Comes in: token-side tensors (K, R, T, C), image-side tensors (S, N, C), and one attention's parameters with
+a leading K. Goes out: what segment-anything's ``Attention`` returns, up to rounding. Why: N = 4096 image
+tokens meet only T ~ 8 prompt tokens, so projecting the image side (N*C*128 products, two or three times) is
+the waste.
+
+*Absorbed*: the image-side projection moves onto the few tokens, head by head. With x_n an image token,
+
+    token -> image:  q_h·(Wk_h x_n + bk_h) = (Wk_hᵀ q_h)·x_n + const
+                     Σ_n a_n (Wv_h x_n + bv_h) = Wv_h (Σ_n a_n x_n) + bv_h
+    image -> token:  (Wq_h x_n + bq_h)·k_h = x_n·(Wq_hᵀ k_h) + bq_h·k_h
+                     Wo_h Σ_t a_t v_h,t = Σ_t a_t (Wo_h v_h,t)
+
+so the image tokens are multiplied by heads*T columns instead of 128 channels, which wins while T < 17
+(:data:`ABSORB_BELOW`); above, the *stock* order projects the image side as segment-anything does. The
+constant is the same for every key of a query and leaves the softmax alone; so do key biases, which are
+therefore absent from the parameters (see parameters.py).
+
+*Shared image tokens.* In the first block every decoder of a group reads the same image, and every prompt of
+an image too: S image-side samples serve K*R token-side ones, K = G*D and S*D*J = K*R. :class:`Sharing` turns
+the tokens of all that read one image into rows of one product, so an image is read once.
+
+Padded prompt tokens are masked as keys (self-attention, image -> token); as queries their results are unused.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lungfast.trained.parameters import HEADS
+
+ABSORB_BELOW = 17
+"""Tokens from which projecting the image side is the smaller product: heads*T = 136 columns against 128."""
+
+
+class Params(Protocol):
+    """Parameters by name, each with a leading K; see :class:`Scope`."""
+
+    def __getitem__(self, name: str, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The parameters below a prefix, as ``Scope(params, "transformer.layers.0.")["norm1.weight"]``."""
+
+    params: Params
+    prefix: str
+
+    def __getitem__(self, name: str, /) -> Tensor:
+        return self.params[self.prefix + name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharing:
+    """Which token-side samples read which image: K decoders in groups, R prompts over images.
+
+    Group g of G holds decoders g*D .. g*D+D-1, image b of B holds prompts b*J .. b*J+J-1. The image side has
+    S = G*B samples in the order (g, b).
+    """
+
+    groups: int
+    decoders: int
+    images: int
+    prompts: int
+
+    @property
+    def alone(self) -> bool:
+        """Every token-side sample has an image of its own (in the second block and after)."""
+        return self.decoders == 1 and self.prompts == 1
+
+    def gather(self, tokens_KRXC: Tensor) -> Tensor:
+        """(K, R, X, C) -> (S, D*J*X, C): the rows that meet one image."""
+        *_, rows, channels = tokens_KRXC.shape
+        split = tokens_KRXC.reshape(self.groups, self.decoders, self.images, self.prompts, rows, channels)
+        return split.transpose(1, 2).reshape(self.groups * self.images, -1, channels)
+
+    def scatter(self, rows_SXC: Tensor) -> Tensor:
+        """(S, D*J*X, Y) -> (K, R, X, Y), the inverse of :meth:`gather` for any last axis."""
+        last = rows_SXC.shape[-1]
+        split = rows_SXC.reshape(self.groups, self.images, self.decoders, self.prompts, -1, last)
+        merged = split.transpose(1, 2)
+        return merged.reshape(self.groups * self.decoders, self.images * self.prompts, -1, last)
+
+    def spread(self, image_SNC: Tensor) -> Tensor:
+        """(S, N, C) -> (K, R, N, C), a view where nothing is shared."""
+        _, n, c = image_SNC.shape
+        shape = (self.groups, self.decoders, self.images, self.prompts, n, c)
+        split = image_SNC.view(self.groups, 1, self.images, 1, n, c).expand(shape)
+        return split.reshape(self.groups * self.decoders, self.images * self.prompts, n, c)
+
+
+def linear(x_KRTC: Tensor, weight_KOC: Tensor, bias_KO: Tensor | None) -> Tensor:
+    """K linear layers, each on its own decoder's rows: (K, R, T, C) -> (K, R, T, O)."""
+    k, r, t, c = x_KRTC.shape
+    rows = x_KRTC.reshape(k, r * t, c)
+    weight = weight_KOC.transpose(1, 2)
+    out = torch.bmm(rows, weight) if bias_KO is None else torch.baddbmm(bias_KO[:, None], rows, weight)
+    return out.view(k, r, t, -1)
+
+
+def _heads(x_KRTD: Tensor) -> Tensor:
+    """(K, R, T, heads*d) -> (K, R, heads, T, d)."""
+    return torch.unflatten(x_KRTD, -1, (HEADS, -1)).transpose(2, 3)
+
+
+def _rows_per_head(weight_KOC: Tensor) -> Tensor:
+    """(K, heads*d, C) -> (K, heads, d, C)."""
+    return torch.unflatten(weight_KOC, 1, (HEADS, -1))
+
+
+def _per_head(x_KRhTa: Tensor, weight_Khab: Tensor) -> Tensor:
+    """Multiply every head's rows by its own matrix: (K, R, heads, T, a) x (K, heads, a, b)."""
+    k, r, h, t, a = x_KRhTa.shape
+    rows = x_KRhTa.transpose(1, 2).reshape(k * h, r * t, a)
+    out = torch.bmm(rows, weight_Khab.reshape(k * h, a, -1))
+    return out.view(k, h, r, t, -1).transpose(1, 2)
+
+
+def key_bias(mask_KRT: Tensor, like: Tensor) -> Tensor:
+    """0 where a token is real, -inf where it is padding, ready to be added to logits."""
+    return torch.zeros_like(mask_KRT, dtype=like.dtype).masked_fill(~mask_KRT, -math.inf)
+
+
+def self_attention(params: Params, qk_KRTC: Tensor, value_KRTC: Tensor, key_bias_KRT: Tensor) -> Tensor:
+    """Attention among the tokens of a prompt, padding masked as keys."""
+    q = _heads(linear(qk_KRTC, params["q_proj.weight"], params["q_proj.bias"]))
+    k = _heads(linear(qk_KRTC, params["k_proj.weight"], None))
+    v = _heads(linear(value_KRTC, params["v_proj.weight"], params["v_proj.bias"]))
+    logits = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5) + key_bias_KRT[:, :, None, None, :]
+    out = (torch.softmax(logits, -1) @ v).transpose(2, 3).flatten(3)
+    return linear(out, params["out_proj.weight"], params["out_proj.bias"])
+
+
+def token_to_image(
+    params: Params, query_KRTC: Tensor, key_SNC: Tensor, value_SNC: Tensor, share: Sharing
+) -> Tensor:
+    """Tokens attend to the image; ``key_SNC`` has the positional encoding added, ``value_SNC`` not."""
+    q = linear(query_KRTC, params["q_proj.weight"], params["q_proj.bias"])
+    q = _heads(q * (q.shape[-1] // HEADS) ** -0.5)
+    if query_KRTC.shape[2] < ABSORB_BELOW:
+        out = _absorbed_to_image(params, q, key_SNC, value_SNC, share)
+    else:
+        out = _stock_to_image(params, q, key_SNC, value_SNC, share)
+    return linear(out, params["out_proj.weight"], params["out_proj.bias"])
+
+
+def _absorbed_to_image(params: Params, q_KRhTd: Tensor, key: Tensor, value: Tensor, share: Sharing) -> Tensor:
+    *_, h, t, _ = q_KRhTd.shape
+    columns = _per_head(q_KRhTd, _rows_per_head(params["k_proj.weight"]))
+    logits = torch.bmm(share.gather(columns.flatten(2, 3)), key.transpose(1, 2))
+    seen = torch.unflatten(share.scatter(torch.bmm(torch.softmax(logits, -1), value)), 2, (h, t))
+    weight = _rows_per_head(params["v_proj.weight"]).transpose(2, 3)
+    out = _per_head(seen, weight).transpose(2, 3).flatten(3)
+    return out + params["v_proj.bias"][:, None, None]
+
+
+def _stock_to_image(params: Params, q_KRhTd: Tensor, key: Tensor, value: Tensor, share: Sharing) -> Tensor:
+    k = _heads(_project_image(params["k_proj.weight"], key, share))
+    v = _heads(_project_image(params["v_proj.weight"], value, share))
+    out = torch.softmax(q_KRhTd @ k.transpose(-1, -2), -1) @ v
+    return out.transpose(2, 3).flatten(3) + params["v_proj.bias"][:, None, None]
+
+
+def _project_image(weight_KOC: Tensor, image_SNC: Tensor, share: Sharing) -> Tensor:
+    """(K, R, N, O): the image side through every decoder's weights; one product where they share images."""
+    k, o, c = weight_KOC.shape
+    _, n, _ = image_SNC.shape
+    rows = image_SNC.reshape(share.groups, share.images * n, c)
+    columns = weight_KOC.reshape(share.groups, share.decoders * o, c).transpose(1, 2)
+    out = torch.bmm(rows, columns).view(share.groups, share.images, 1, n, share.decoders, o)
+    out = out.permute(0, 4, 1, 2, 3, 5).expand(-1, -1, -1, share.prompts, -1, -1)
+    return out.reshape(k, share.images * share.prompts, n, o)
+
+
+def image_to_token(
+    params: Params,
+    query_SNC: Tensor,
+    tokens: tuple[Tensor, Tensor, Tensor],
+    residual_SNC: Tensor,
+    share: Sharing,
+) -> Tensor:
+    """The image attends to the tokens, and the residual is added: (K, R, N, C).
+
+    ``tokens`` are keys (with the prompt's own encoding added), values, and the keys' bias (K, R, T).
+    """
+    key_KRTC, value_KRTC, key_bias_KRT = tokens
+    k = _heads(linear(key_KRTC, params["k_proj.weight"], None))
+    k = k * k.shape[-1] ** -0.5
+    v = _heads(linear(value_KRTC, params["v_proj.weight"], params["v_proj.bias"]))
+    if key_KRTC.shape[2] < ABSORB_BELOW:
+        return _absorbed_to_token(params, query_SNC, (k, v, key_bias_KRT), residual_SNC, share)
+    q = _heads(_project_image(params["q_proj.weight"], query_SNC, share))
+    q = q + torch.unflatten(params["q_proj.bias"], 1, (HEADS, 1, -1))[:, None]
+    logits = q @ k.transpose(-1, -2) + key_bias_KRT[:, :, None, None]
+    out = (torch.softmax(logits, -1) @ v).transpose(2, 3).flatten(3)
+    return linear(out, params["out_proj.weight"], params["out_proj.bias"]) + share.spread(residual_SNC)
+
+
+def _absorbed_to_token(
+    params: Params,
+    query: Tensor,
+    tokens: tuple[Tensor, Tensor, Tensor],
+    residual: Tensor,
+    share: Sharing,
+) -> Tensor:
+    k, v, key_bias_KRT = tokens
+    decoders, r, h, t, _ = k.shape
+    columns = _per_head(k, _rows_per_head(params["q_proj.weight"]))
+    query_bias = torch.unflatten(params["q_proj.bias"], 1, (HEADS, -1))
+    bias_KRhT = (k * query_bias[:, None, :, None]).sum(-1) + key_bias_KRT[:, :, None]
+    # logits lie as (heads, T, N): the softmax over the few tokens then runs along N, in full vectors
+    logits = share.scatter(torch.bmm(share.gather(columns.flatten(2, 3)), query.transpose(1, 2)))
+    logits = torch.unflatten(logits, 2, (h, t)) + bias_KRhT[..., None]
+    attention = torch.softmax(logits, 3).flatten(2, 3).flatten(0, 1)
+    # each head's attention sums to 1, so an eighth of the output bias in every row adds up to the bias
+    rows = _per_head(v, torch.unflatten(params["out_proj.weight"], 2, (HEADS, -1)).permute(0, 2, 3, 1))
+    rows = rows + (params["out_proj.bias"] / HEADS)[:, None, None, None]
+    rows = rows.reshape(decoders * r, h * t, -1)
+    out = torch.baddbmm(share.spread(residual).flatten(0, 1), attention.transpose(1, 2), rows)
+    return out.view(decoders, r, *out.shape[1:])

@@ -1,0 +1,269 @@
+"""segment-anything's MaskDecoder for K decoders and B images at once; the same function of the same weights.
+
+Comes in: state dicts with segment-anything's names, image embeddings, prompt tokens. Goes out: low-resolution
+logits of the single mask (``multimask_output=False``), and state dicts that load back unchanged.
+
+What is left out because the mask does not depend on it: the IoU head, the hypernetworks of the other masks,
+and in the last attention all tokens but the mask's. The two transposed convolutions (kernel 2, stride 2) are
+matrix products per image token, 256 -> 4*64 and 64 -> 4*32; pixels come out token by token
+(``parameters.to_token_major``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lungfast.records import Size
+from lungfast.trained.attention import (
+    Params,
+    Scope,
+    Sharing,
+    image_to_token,
+    key_bias,
+    linear,
+    self_attention,
+    token_to_image,
+)
+from lungfast.trained.parameters import MASK_TOKEN, OUTPUT_TOKENS, Layout, from_token_major
+
+INFERENCE_TOKENS = 16384
+"""Image tokens of one pass without gradients: 4 images of SAM's size, 16 of 32x32 tokens."""
+_BLOCKS = 2  # of every published SAM decoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What one pass of K decoders reads, floating-point tensors in the dtype of the weights.
+
+    ``image_GBNC`` is the embedding with the dense prompt added, ``encoding_NC`` the positional encoding of
+    the image tokens; tokens are (K, B, I, P, C), ``mask_KBIP`` is True where a prompt token is real.
+    """
+
+    image_GBNC: Tensor
+    encoding_NC: Tensor
+    tokens_KBIPC: Tensor
+    mask_KBIP: Tensor
+
+
+def decode(params: Params, inputs: Inputs) -> Tensor:
+    """Logits of K decoders, (K, B, N*16) with pixels token by token, merged over prompts by the maximum.
+
+    Computes in the dtype of ``params``; the result is at least float32.
+    """
+    mask_KR1C, image_KRNC = _transform(params, inputs)
+    hyper_KRc = _hypernetwork(Scope(params, f"output_hypernetworks_mlps.{MASK_TOKEN}."), mask_KR1C).flatten(2)
+    pixels_KRXc = _upscale(Scope(params, "output_upscaling."), image_KRNC)
+    k, r, x, c = pixels_KRXc.shape
+    logits = torch.bmm(pixels_KRXc.reshape(k * r, x, c), hyper_KRc.reshape(k * r, c, 1))
+    images = inputs.tokens_KBIPC.shape[1]
+    logits_KBIX = logits.view(k, images, r // images, x)
+    merged = logits_KBIX[:, :, 0] if r == images else logits_KBIX.amax(2)
+    return merged.to(torch.promote_types(merged.dtype, torch.float32))
+
+
+def _transform(params: Params, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """The two-way transformer: the mask token (K, R, 1, C) and the image tokens (K, R, N, C)."""
+    tokens, bias = _all_tokens(params, inputs)
+    k, r, *_ = tokens.shape
+    groups, images, n, c = inputs.image_GBNC.shape
+    share = Sharing(groups=groups, decoders=k // groups, images=images, prompts=r // images)
+    image = inputs.image_GBNC.reshape(groups * images, n, c)
+    queries = tokens
+    for block in range(_BLOCKS):
+        scope = Scope(params, f"transformer.layers.{block}.")
+        queries, image_KRNC = _block(scope, (queries, tokens, bias), (image, inputs.encoding_NC), share)
+        share = Sharing(groups=k, decoders=1, images=r, prompts=1)
+        image = image_KRNC.view(k * r, n, c)
+    # only the mask token's result is used, and a query's result does not depend on the other queries
+    used = slice(1 + MASK_TOKEN, 2 + MASK_TOKEN)
+    query = (queries + tokens)[:, :, used]
+    scope = Scope(params, "transformer.final_attn_token_to_image.")
+    attended = token_to_image(scope, query, image + inputs.encoding_NC, image, share)
+    mask_token = _norm(params, "transformer.norm_final_attn", queries[:, :, used] + attended)
+    return mask_token, image.view(k, r, n, c)
+
+
+def _all_tokens(params: Params, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """Output and prompt tokens (K, R, T, C), and the attention bias of padding (K, R, T)."""
+    k, b, i, p, c = inputs.tokens_KBIPC.shape
+    output_KOC = torch.cat([params["iou_token.weight"], params["mask_tokens.weight"]], 1)
+    # padding may hold anything, also NaN: 0 * NaN would come through the attention's zero weights
+    prompt = inputs.tokens_KBIPC.masked_fill(~inputs.mask_KBIP[..., None], 0.0).view(k, b * i, p, c)
+    tokens = torch.cat([output_KOC[:, None].expand(k, b * i, -1, c), prompt], 2)
+    real = F.pad(inputs.mask_KBIP.reshape(k, b * i, p), (OUTPUT_TOKENS, 0), value=True)
+    return tokens, key_bias(real, tokens)
+
+
+def _block(
+    params: Params,
+    tokens: tuple[Tensor, Tensor, Tensor],
+    image: tuple[Tensor, Tensor],
+    share: Sharing,
+) -> tuple[Tensor, Tensor]:
+    """segment-anything's TwoWayAttentionBlock; the first block takes no positional encoding in step 1.
+
+    ``tokens`` are the queries, their encoding (the first tokens) and the key bias, ``image`` the image tokens
+    (S, N, C) and their encoding.
+    """
+    queries, encoding, bias = tokens
+    image_SNC, image_encoding_NC = image
+    attention = Scope(params, "self_attn.")
+    if queries is encoding:
+        queries = self_attention(attention, queries, queries, bias)
+    else:
+        queries = queries + self_attention(attention, queries + encoding, queries, bias)
+    queries = _norm(params, "norm1", queries)
+    position_SNC = image_SNC + image_encoding_NC
+    cross = Scope(params, "cross_attn_token_to_image.")
+    queries = queries + token_to_image(cross, queries + encoding, position_SNC, image_SNC, share)
+    queries = _norm(params, "norm2", queries)
+    hidden = linear(queries, params["mlp.lin1.weight"], params["mlp.lin1.bias"]).relu()
+    queries = queries + linear(hidden, params["mlp.lin2.weight"], params["mlp.lin2.bias"])
+    queries = _norm(params, "norm3", queries)
+    cross = Scope(params, "cross_attn_image_to_token.")
+    image_KRNC = image_to_token(cross, position_SNC, (queries + encoding, queries, bias), image_SNC, share)
+    return queries, _norm(params, "norm4", image_KRNC)
+
+
+def _norm(params: Params, name: str, x_KC: Tensor, eps: float = 1e-5) -> Tensor:
+    """K layer norms over the last axis of (K, ..., C)."""
+    weight_KC, bias_KC = params[name + ".weight"], params[name + ".bias"]
+    shape = x_KC.shape[-1:]
+    if weight_KC.shape[0] == 1:  # the fused kernel takes one weight
+        return F.layer_norm(x_KC, shape, weight_KC[0], bias_KC[0], eps)
+    per_decoder = (weight_KC.shape[0], *[1] * (x_KC.dim() - 2), *shape)
+    return F.layer_norm(x_KC, shape, eps=eps) * weight_KC.view(per_decoder) + bias_KC.view(per_decoder)
+
+
+def _hypernetwork(params: Params, token_KR1C: Tensor) -> Tensor:
+    """The three-layer perceptron that turns the mask token into the weights of the last product."""
+    hidden = linear(token_KR1C, params["layers.0.weight"], params["layers.0.bias"]).relu()
+    hidden = linear(hidden, params["layers.1.weight"], params["layers.1.bias"]).relu()
+    return linear(hidden, params["layers.2.weight"], params["layers.2.bias"])
+
+
+def _upscale(params: Params, image_KRNC: Tensor) -> Tensor:
+    """(K, R, N, C) -> (K, R, N*16, C/8); LayerNorm2d over the channels of a pixel is a layer norm here."""
+    pixels = _transposed_convolution(params, "0", image_KRNC)
+    pixels = F.gelu(_norm(params, "1", pixels, eps=1e-6))
+    return F.gelu(_transposed_convolution(params, "3", pixels))
+
+
+def _transposed_convolution(params: Params, name: str, x_KRXC: Tensor) -> Tensor:
+    """Kernel 2, stride 2: (K, R, X, C) -> (K, R, X*4, O) in the order (x, dy, dx)."""
+    weight = params[name + ".weight"].permute(0, 3, 4, 2, 1).flatten(1, 3)
+    k, r, x, _ = x_KRXC.shape
+    return linear(x_KRXC, weight, params[name + ".bias"].repeat(1, 4)).view(k, r, x * 4, -1)
+
+
+class DecoderStack:
+    """K decoders with common frozen constants: parameters only, no optimiser and no choice of precision.
+
+    ``flat_KL`` holds the trained parameters, a decoder a row (see :class:`Layout`); ``parameters`` are views
+    into it under segment-anything's names.
+    """
+
+    def __init__(
+        self, states_K: Sequence[Mapping[str, Tensor]], flat_KL: Tensor, layout: Layout, constants: Constants
+    ) -> None:
+        self.layout = layout
+        self.flat_KL = flat_KL
+        self.constants = constants
+        self._states_K = [dict(state) for state in states_K]
+        self.parameters = layout.views(flat_KL)
+
+    @classmethod
+    def from_states(
+        cls,
+        states_K: Sequence[Mapping[str, Tensor]],
+        *,
+        pe_NC: Tensor,
+        dense_C: Tensor,
+        grid: Size,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> DecoderStack:
+        """A stack from K ``MaskDecoder`` state dicts (they may be one object; they are copied).
+
+        ``pe_NC`` is the prompt encoder's dense positional encoding, ``dense_C`` its "no mask" embedding.
+        Raises CheckpointError where a state is not a mask decoder's or differs in shape from the first.
+        """
+        layout = Layout.of(states_K[0])
+        flat_KL = torch.zeros(len(states_K), layout.length, device=device, dtype=dtype)
+        for row_L, state in zip(flat_KL, states_K, strict=True):
+            layout.pack(state, row_L)
+        constants = Constants(
+            encoding_NC=pe_NC.to(device, dtype), dense_C=dense_C.to(device, dtype).view(-1), grid=grid
+        )
+        return cls(states_K, flat_KL, layout, constants)
+
+    @property
+    def K(self) -> int:
+        return int(self.flat_KL.shape[0])
+
+    def state_dict(self, k: int) -> dict[str, Tensor]:
+        """Decoder k under segment-anything's names, float32 on the CPU; what is not trained as it came."""
+        trained = self.layout.unpack(self.flat_KL[k])
+        return {
+            name: trained[name] if name in trained else value.detach().to("cpu", torch.float32, copy=True)
+            for name, value in self._states_K[k].items()
+        }
+
+    def load(self, k: int, state: Mapping[str, Tensor]) -> None:
+        """Put a state (say, the best epoch's) into decoder k, with what is not trained in it."""
+        self.layout.pack(state, self.flat_KL[k])
+        self._states_K[k] = dict(state)
+
+    @torch.no_grad()
+    def logits(
+        self,
+        features_GBNC: Tensor,
+        tokens_KBIPC: Tensor,
+        token_mask_KBIP: Tensor,
+        *,
+        active: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Logits (K, B, h, w), merged over prompts by the maximum, in the stack's own dtype (float32).
+
+        ``active`` computes a subset: the result then has its rows, and only theirs; features with G = K and
+        tokens are those of all K decoders.
+        """
+        chosen = range(self.K) if active is None else active
+        n_images = features_GBNC.shape[1]
+        step = max(1, INFERENCE_TOKENS // features_GBNC.shape[2])
+        height, width = self.constants.grid
+        logits = self.flat_KL.new_empty(len(chosen), n_images, 4 * height, 4 * width)
+        for first in range(0, n_images, step):
+            part = slice(first, first + step)
+            shared = self.constants.image(features_GBNC[:1, part], self.flat_KL.dtype)
+            for row, k in enumerate(chosen):
+                image = shared
+                if features_GBNC.shape[0] > 1:
+                    image = self.constants.image(features_GBNC[k : k + 1, part], self.flat_KL.dtype)
+                inputs = Inputs(
+                    image_GBNC=image,
+                    encoding_NC=self.constants.encoding_NC,
+                    tokens_KBIPC=tokens_KBIPC[k : k + 1, part].to(image.dtype),
+                    mask_KBIP=token_mask_KBIP[k : k + 1, part],
+                )
+                pixels = decode(self.layout.views(self.flat_KL[k : k + 1]), inputs)
+                logits[row, part] = from_token_major(pixels[0], self.constants.grid)
+        return logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constants:
+    """What all decoders of a stack share and none trains, from SAM's frozen prompt encoder."""
+
+    encoding_NC: Tensor
+    dense_C: Tensor
+    grid: Size
+
+    def image(self, features_GBNC: Tensor, dtype: torch.dtype) -> Tensor:
+        """The embedding with the dense prompt added, summed in the constants' dtype, then rounded once."""
+        return (features_GBNC.to(self.dense_C.dtype) + self.dense_C).to(dtype)

@@ -1,0 +1,96 @@
+"""The unit of training: loss and gradient of a few decoders on a few images, eager or compiled.
+
+Comes in: a piece's weights and data. Goes out: gradients added to a sum, and the losses. All pieces of a run
+have one shape, so a compiled piece is compiled once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lungfast.trained.decoder import Inputs, decode
+from lungfast.trained.losses import segmentation_loss
+
+LossOf = Callable[[Mapping[str, Tensor], "Piece"], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Data of D decoders and b images; targets are in the decoder's pixel order, ``to_token_major``.
+
+    ``share_KB`` is each image's share of its decoder's loss (0 on padding rows), ``scale_K`` the factor of
+    the loss before the backward pass (fp16), ``focal_K`` True for DiceFocal.
+    """
+
+    inputs: Inputs
+    targets_GBX: Tensor
+    valid_GBX: Tensor
+    share_KB: Tensor
+    scale_K: Tensor
+    focal_K: Tensor
+
+
+def piece_loss(params: Mapping[str, Tensor], piece: Piece) -> tuple[Tensor, Tensor]:
+    """The scalar to differentiate and each decoder's share of its loss, (D,)."""
+    logits_KBX = decode(params, piece.inputs)
+    loss_KB = segmentation_loss(logits_KBX, piece.targets_GBX, piece.valid_GBX, piece.focal_K)
+    # selected, not multiplied: a padding row may be anything
+    loss_K = torch.where(piece.share_KB > 0, loss_KB * piece.share_KB, 0.0).sum(1)
+    return (loss_K * piece.scale_K).sum(), loss_K.detach()
+
+
+class PieceRunner:
+    """Runs pieces; with ``compile`` it settles on the first piece whether compilation works here."""
+
+    def __init__(self, device: torch.device, *, compile: bool) -> None:
+        self._loss: LossOf = piece_loss
+        self.note = "eager: as configured"
+        self._untried = compile
+        if compile and device.type == "cpu" and not _has_compiler():
+            self.note, self._untried = "eager: no C++ compiler", False
+        elif compile:
+            self.note = "to be compiled by the first step"
+
+    def settle(self, params: Mapping[str, Tensor], piece: Piece) -> None:
+        """Compile on a real piece, forward and backward, before the first step changes anything."""
+        if not self._untried:
+            return
+        self._untried = False
+        compiled = torch.compile(piece_loss, dynamic=False, fullgraph=True)
+        try:
+            _gradients(compiled, params, piece)
+        except Exception as error:  # whatever the compiler raises, eager computes the same
+            self.note = f"eager: {_first_line(error)}"
+        else:
+            self._loss, self.note = compiled, "compiled"
+
+    def run(self, params: Mapping[str, Tensor], piece: Piece) -> tuple[Tensor, dict[str, Tensor]]:
+        """Losses (D,) and the gradient of every parameter."""
+        return _gradients(self._loss, params, piece)
+
+
+def _gradients(
+    loss_of: LossOf, params: Mapping[str, Tensor], piece: Piece
+) -> tuple[Tensor, dict[str, Tensor]]:
+    leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+    with torch.enable_grad():
+        scalar, loss_K = loss_of(leaves, piece)
+    grads = torch.autograd.grad(scalar, list(leaves.values()))
+    return loss_K, dict(zip(leaves, grads, strict=True))
+
+
+def _has_compiler() -> bool:
+    """A C++ compiler that torch's code generator would find (it honours CXX)."""
+    names = [os.environ["CXX"].split()[0]] if os.environ.get("CXX") else ["g++", "clang++", "c++", "cl"]
+    return any(shutil.which(name) for name in names)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200]

@@ -1,0 +1,233 @@
+"""One training step of the whole stack, in pieces whose activations stay in the processor's cache.
+
+Comes in: a batch on the device, a rate and a decay per decoder, and which decoders take part. Goes out: their
+losses, and the stack's parameters changed in place. The gradient is that of the whole batch: it is summed in
+float32 over pieces of a few decoders x a few images, which all have one shape, so that one compiled function
+serves every step.
+
+Precision: ``fp32``; ``bf16`` and ``fp16`` cast the weights once a step and then compute in that one type,
+with float32 weights, gradient sums, losses and Adam. ``fp16`` scales every decoder's loss by its own power
+of two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lungfast.errors import UsageError
+from lungfast.records import Bool, Float64, LossName, PrecisionName
+from lungfast.trained.decoder import DecoderStack, Inputs
+from lungfast.trained.losses import focal_flags, segmentation_loss
+from lungfast.trained.optim import LossScale, StackAdam
+from lungfast.trained.parameters import to_token_major
+from lungfast.trained.piece import Piece, PieceRunner
+
+CPU_PIECE_TOKENS = 8192
+"""Image tokens of a piece on a CPU: 2 images of SAM's size (2-4 MB an activation), 8 of 32x32 tokens."""
+CUDA_PIECE_TOKENS = 262144
+"""Image tokens of a piece on a GPU, where launches cost more than memory: 64 images of SAM's size."""
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepConfig:
+    """``micro_batch`` None: as many images as :data:`CPU_PIECE_TOKENS` or :data:`CUDA_PIECE_TOKENS` allow."""
+
+    precision: PrecisionName = "fp32"
+    compile: bool = False
+    micro_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in {"fp32", "bf16", "fp16"}:
+            raise UsageError("precision is unknown", found=self.precision, expected="fp32, bf16 or fp16")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise UsageError("micro-batch is too small", found=str(self.micro_batch), expected="at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackBatch:
+    """A batch on the device; G is 1 where all decoders share the images, else K.
+
+    ``weight_KB`` is 0 on the padding rows of a ragged batch; a decoder's loss is sum(w*l) / sum(w).
+    ``valid_GBhw`` is False on padded area, ``token_mask_KBIP`` False on padded prompt tokens.
+    """
+
+    features_GBNC: Tensor
+    targets_GBhw: Tensor
+    valid_GBhw: Tensor
+    tokens_KBIPC: Tensor
+    token_mask_KBIP: Tensor
+    weight_KB: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """``loss_K`` is NaN where a decoder took no part; ``finite_K`` False where it diverged in this step."""
+
+    loss_K: Float64
+    finite_K: Bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Of the decoders asked for, in their order: loss of each image, and its logits."""
+
+    loss_KB: Float64
+    logits_KBhw: Tensor
+
+
+class TrainStep:
+    """Trains a stack by steps; the optimiser and the loss scales are its state, see :meth:`state_dict`."""
+
+    def __init__(
+        self,
+        stack: DecoderStack,
+        optimiser: StackAdam,
+        losses_K: Sequence[LossName],
+        config: StepConfig,
+    ) -> None:
+        self._stack, self._optimiser, self._config = stack, optimiser, config
+        flat_KL = stack.flat_KL
+        self._focal_K = focal_flags(losses_K, flat_KL.device)
+        self._grads_KL = torch.zeros_like(flat_KL)
+        self._weights_KL = flat_KL
+        if config.precision in _DTYPES:
+            self._weights_KL = torch.zeros_like(flat_KL, dtype=_DTYPES[config.precision])
+        self._scale = LossScale(stack.K, enabled=config.precision == "fp16")
+        self._runner = PieceRunner(flat_KL.device, compile=config.compile)
+
+    @property
+    def compile_note(self) -> str:
+        """``compiled``, or ``eager: `` and why; settled in the first step before it changes anything."""
+        return self._runner.note
+
+    def train(self, batch: StackBatch, *, lr_K: Float64, wd_K: Float64, active_K: Bool) -> StepResult:
+        """One Adam step for the decoders where ``active_K``, by the gradient of the whole batch.
+
+        A decoder without a row of weight takes no part. One whose loss or gradient is not finite keeps its
+        parameters, moments and count, and is reported; in fp16 a gradient that overflows halves that
+        decoder's loss scale and skips its step instead.
+        """
+        weight_KB = batch.weight_KB.to(self._grads_KL.dtype)
+        total_K = weight_KB.sum(1)
+        chosen = [int(k) for k in np.flatnonzero(active_K & (total_K > 0).cpu().numpy())]
+        for k in chosen:
+            self._grads_KL[k].zero_()
+            if self._weights_KL is not self._stack.flat_KL:
+                self._weights_KL[k].copy_(self._stack.flat_KL[k])
+        loss_K = torch.zeros_like(total_K)
+        for decoders, piece in self._pieces(batch, weight_KB / total_K[:, None], chosen):
+            self._add(decoders, piece, loss_K)
+        return self._update(loss_K, chosen, lr_K, wd_K)
+
+    def _pieces(
+        self, batch: StackBatch, share_KB: Tensor, chosen: Sequence[int]
+    ) -> Iterator[tuple[list[int], Piece]]:
+        """Decoders and the data of their piece, images outermost so that a shared image is prepared once."""
+        micro_batch, k_chunk = self._piece_size(batch)
+        grid = self._stack.constants.grid
+        targets = to_token_major(batch.targets_GBhw, grid)
+        valid = to_token_major(batch.valid_GBhw, grid)
+        for rows, part_KB in _image_pieces(share_KB, micro_batch):
+            weighing = [k for k in chosen if part_KB[k].any()]
+            shared = self._image(batch, [0], rows) if batch.features_GBNC.shape[0] == 1 else None
+            for first in range(0, len(weighing), k_chunk):
+                real = weighing[first : first + k_chunk]
+                ks = real + [real[0]] * (k_chunk - len(real))  # fills up a piece; its results are dropped
+                group = [0] if shared is not None else ks
+                inputs = Inputs(
+                    image_GBNC=self._image(batch, ks, rows) if shared is None else shared,
+                    encoding_NC=self._stack.constants.encoding_NC.to(self._weights_KL.dtype),
+                    tokens_KBIPC=batch.tokens_KBIPC[ks, rows].to(self._weights_KL.dtype),
+                    mask_KBIP=batch.token_mask_KBIP[ks, rows],
+                )
+                scale_K = torch.from_numpy(self._scale.factor_K[ks]).to(share_KB)
+                yield (
+                    real,
+                    Piece(
+                        inputs=inputs,
+                        targets_GBX=targets[group, rows],
+                        valid_GBX=valid[group, rows],
+                        share_KB=part_KB[ks],
+                        scale_K=scale_K,
+                        focal_K=self._focal_K[ks],
+                    ),
+                )
+
+    def _image(self, batch: StackBatch, groups: list[int], rows: slice) -> Tensor:
+        return self._stack.constants.image(batch.features_GBNC[groups, rows], self._weights_KL.dtype)
+
+    def _piece_size(self, batch: StackBatch) -> tuple[int, int]:
+        """(images, decoders) of a piece. On a CPU one decoder: its fused kernels take one set of weights."""
+        n_decoders, n_images = batch.weight_KB.shape
+        on_cpu = batch.features_GBNC.device.type == "cpu"
+        limit = CPU_PIECE_TOKENS if on_cpu else CUDA_PIECE_TOKENS
+        most = max(1, limit // batch.features_GBNC.shape[2])
+        images = min(n_images, self._config.micro_batch or most)
+        return images, 1 if on_cpu else max(1, min(n_decoders, most // images))
+
+    def _add(self, real: list[int], piece: Piece, loss_K: Tensor) -> None:
+        """Run a piece; add its gradients and losses for its real decoders."""
+        ks = real + [real[0]] * (len(piece.focal_K) - len(real))
+        weights_KL = self._weights_KL[ks[0] : ks[0] + 1] if len(ks) == 1 else self._weights_KL[ks]
+        params = self._stack.layout.views(weights_KL)
+        self._runner.settle(params, piece)
+        loss_of_piece_K, grads = self._runner.run(params, piece)
+        for n, k in enumerate(real):
+            sums = self._stack.layout.views(self._grads_KL[k : k + 1])
+            torch._foreach_add_(list(sums.values()), [grads[name][n : n + 1] for name in sums])
+            loss_K[k] += loss_of_piece_K[n]
+
+    def _update(self, loss_K: Tensor, chosen: Sequence[int], lr_K: Float64, wd_K: Float64) -> StepResult:
+        """Step the decoders whose loss and gradient are finite; one sum a row finds any that is not."""
+        loss = np.full(self._stack.K, np.nan)
+        finite_K, stepping_K = np.ones(self._stack.K, bool), np.zeros(self._stack.K, bool)
+        for k in chosen:
+            if self._scale.enabled:
+                self._grads_KL[k] /= float(self._scale.factor_K[k])
+            loss[k] = float(loss_K[k])
+            stepping_K[k] = np.isfinite(loss[k]) and bool(torch.isfinite(self._grads_KL[k].sum()))
+            finite_K[k] = np.isfinite(loss[k]) and not self._scale.update(k, finite=bool(stepping_K[k]))
+        self._optimiser.step(self._grads_KL, lr_K, wd_K, stepping_K)
+        return StepResult(loss_K=loss, finite_K=finite_K)
+
+    @torch.no_grad()
+    def loss(self, batch: StackBatch) -> Float64:
+        """Loss of every decoder on every image, (K, B), without gradient, in the stack's dtype (float32)."""
+        return self.evaluate(batch).loss_KB
+
+    @torch.no_grad()
+    def evaluate(self, batch: StackBatch, *, active: Sequence[int] | None = None) -> Evaluation:
+        """Losses and logits by one forward pass, never in a reduced precision."""
+        chosen = list(range(self._stack.K)) if active is None else list(active)
+        logits_KBhw = self._stack.logits(
+            batch.features_GBNC, batch.tokens_KBIPC, batch.token_mask_KBIP, active=chosen
+        )
+        group = [0] if batch.features_GBNC.shape[0] == 1 else chosen
+        targets, valid = batch.targets_GBhw[group].flatten(2), batch.valid_GBhw[group].flatten(2)
+        loss_KB = segmentation_loss(logits_KBhw.flatten(2), targets, valid, self._focal_K[chosen])
+        return Evaluation(loss_KB=loss_KB.to("cpu", torch.float64).numpy(), logits_KBhw=logits_KBhw)
+
+    def state_dict(self, k: int) -> dict[str, Tensor]:
+        """Everything but the parameters that decoder k's next step depends on."""
+        return self._optimiser.state_dict(k) | {"loss_scale": self._scale.state(k)}
+
+    def load(self, k: int, state: Mapping[str, Tensor]) -> None:
+        """Put :meth:`state_dict`'s result back."""
+        self._optimiser.load(k, state)
+        self._scale.load(k, state["loss_scale"])
+
+
+def _image_pieces(share_KB: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of equally large pieces and their shares; what the last piece repeats weighs 0."""
+    n_images = share_KB.shape[1]
+    for first in range(0, n_images, size):
+        start = min(first, n_images - size)
+        part_KB = share_KB[:, start : start + size].clone()
+        part_KB[:, : first - start] = 0
+        yield slice(start, start + size), part_KB
