@@ -7,66 +7,25 @@ The values are those of segment-anything's ``Sam.postprocess_masks``: bilinear t
 padding, bilinear to native size, both as torch's ``F.interpolate(align_corners=False)``. Both steps are
 separable, so columns are stretched first (h rows only), then rows: four float32 lerps ``a + w*(b - a)`` in
 this fixed order, which the plain twin in the tests repeats; the counts are equal to the last pixel.
-
-Between two input rows lie several native rows (4.8 at 4892 from 1024), and there a column's value is monotone,
-rounding included. Where its first and last value fall in one bin, so do all: one look serves the group, and
-only the sum of the truth bits is needed. That is what makes 1,001 thresholds nearly as cheap as five.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
-import numba
 import numpy as np
 
 from lungfast.errors import LungfastError, TrainingError
 from lungfast.geometry import Frame
 from lungfast.records import Bool, Counts, Float32, Int64, UInt8
+from lungfast.scored.fused import Axis, Bins, count_pixels, predict_pixels
 
-BLOCK = 1024
-"""Native columns at a time: the block's input rows (1024 x 1024 float32, 4 MB) stay in the outer cache."""
 LARGEST_LOGIT = 1e37
-"""Beyond this a difference of two logits may overflow float32; NaN and infinity are caught by the same test."""
+"""Beyond this a difference of two logits may overflow float32; the same test catches NaN and infinity."""
 MOST_CELLS = 4096
-GROUP = 255
-"""Most native rows looked at together: the truth bits of a column are summed in one byte."""
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-_BIT_BYTES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).view(np.uint64)[:, 0].copy()
-"""Packed byte -> eight bytes 0/1 in one word, in pixel order on this machine: eight columns summed by one add."""
-
-
-def _compiled(function: _Function) -> _Function:
-    """numba.njit without fastmath; cached on disk unless no cache folder can be written (read-only installs)."""
-    try:
-        compiled: _Function = numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:
-        compiled = numba.njit(nogil=True)(function)
-    return compiled
-
-
-class Axis(NamedTuple):
-    """Taps of both bilinear steps along one axis: low -> input (the part kept by the crop) -> native."""
-
-    low_first: Int64
-    low_second: Int64
-    low_weight: Float32
-    input_first: Int64
-    input_second: Int64
-    input_weight: Float32
-
-
-class Bins(NamedTuple):
-    """Edges with -inf and inf around them, and a uniform grid over them that says where to start looking."""
-
-    edges: Float32
-    first_bin: Int64
-    origin: np.float32
-    scale: np.float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +50,7 @@ def threshold_edges(thresholds_Q: Sequence[float] | np.ndarray[Any, Any]) -> Flo
             found=np.array2string(thresholds, threshold=8),
             expected="probabilities between 0 and 1 (exclusive), strictly increasing",
         )
-    return (np.log(thresholds) - np.log1p(-thresholds)).astype(np.float32)
+    return np.log(thresholds / (1 - thresholds)).astype(np.float32)
 
 
 def pack_mask(mask_HW: Bool) -> UInt8:
@@ -120,7 +79,7 @@ def count_image(logits_hw: Float32, frame: Frame, truth_packed: UInt8, edges_Q: 
     rows, columns = _axes(frame, logits.shape)
     bins = _bins(edges_Q)
     histogram_2B = np.zeros((2, edges_Q.size + 1), np.int64)
-    _count(logits, rows, columns, np.ascontiguousarray(truth_packed), bins, histogram_2B)
+    count_pixels(logits, rows, columns, np.ascontiguousarray(truth_packed), bins, histogram_2B)
     all_Q, true_Q = (_above(histogram) for histogram in histogram_2B)
     n_true = int(histogram_2B[1].sum())
     return Counts(
@@ -146,7 +105,7 @@ def predict_mask(logits_hw: Float32, frame: Frame, threshold: float) -> Bool:
     logits = _checked(logits_hw)
     rows, columns = _axes(frame, logits.shape)
     mask_HW = np.empty(frame.native_size, np.bool_)
-    _predict(logits, rows, columns, threshold_edges([threshold])[0], mask_HW)
+    predict_pixels(logits, rows, columns, threshold_edges([threshold])[0], mask_HW)
     return mask_HW
 
 
@@ -168,24 +127,26 @@ def _above(histogram_B: Int64) -> Int64:
 
 
 def _axes(frame: Frame, low_size: tuple[int, ...]) -> tuple[Axis, Axis]:
-    rows, columns = (
-        Axis(
-            *(taps[:resized] for taps in _taps(low, frame.input_size)),
-            *_taps(resized, native),
-        )
-        for low, resized, native in zip(low_size, frame.resized_size, frame.native_size, strict=True)
-    )
-    return rows, columns
+    return _axis(frame, low_size, 0), _axis(frame, low_size, 1)
+
+
+def _axis(frame: Frame, low_size: tuple[int, ...], axis: int) -> Axis:
+    resized = frame.resized_size[axis]
+    first, second, weight = _taps(low_size[axis], frame.input_size)
+    kept = first[:resized], second[:resized], weight[:resized]
+    return Axis(*kept, *_taps(resized, frame.native_size[axis]))
 
 
 def _taps(n_in: int, n_out: int) -> tuple[Int64, Int64, Float32]:
-    """torch's source index in float32, as its CPU kernel rounds it: max(0, scale * (i + .5) - .5)."""
-    half = np.float32(0.5)
-    scale = np.float32(n_in) / np.float32(n_out)
-    source = np.maximum(scale * (np.arange(n_out, dtype=np.float32) + half) - half, np.float32(0))
+    """torch's source index max(0, scale * (i + .5) - .5) with its float32 scale and its fused multiply-add.
+
+    The float64 expression rounded once equals that fused one; two roundings would move a weight by 3e-5.
+    """
+    scale = np.float64(np.float32(n_in) / np.float32(n_out))
+    source = np.maximum(scale * (np.arange(n_out) + 0.5) - 0.5, 0).astype(np.float32)
     first = np.minimum(source.astype(np.int64), n_in - 1)
     weight = np.clip(source - first.astype(np.float32), np.float32(0), np.float32(1))
-    return first, np.minimum(first + 1, n_in - 1), weight.astype(np.float32)
+    return first, np.minimum(first + 1, n_in - 1), weight
 
 
 def _bins(edges_Q: Float32) -> Bins:
@@ -194,120 +155,6 @@ def _bins(edges_Q: Float32) -> Bins:
     origin, span = edges_Q[0], edges_Q[-1] - edges_Q[0]
     scale = np.float32(n_cells / span) if span > 0 else np.float32(0)
     cells_Q = np.minimum((edges_Q - origin) * scale, np.float32(n_cells - 1)).astype(np.int64)
-    first_bin = np.searchsorted(cells_Q, np.arange(n_cells), side="left").astype(np.int64)
+    first_bin = np.searchsorted(cells_Q, np.arange(n_cells), side="left").astype(np.int32)
     edges = np.concatenate([[-np.inf], edges_Q, [np.inf]]).astype(np.float32)
-    return Bins(edges, first_bin, origin, scale)
-
-
-# --- kernels ---------------------------------------------------------------------------------------
-
-
-@_compiled
-def _count(logits_hw, rows, columns, truth_packed, bins, histogram_2B):  # type: ignore[no-untyped-def]
-    width = columns.input_first.size
-    for first in range(0, width, BLOCK):
-        last = min(first + BLOCK, width)
-        input_RW = _input_rows(logits_hw, rows, columns, first, last)
-        truth = truth_packed[:, first // 8 : (last + 7) // 8]
-        _count_block(input_RW, rows, truth, bins, histogram_2B)
-
-
-@_compiled
-def _predict(logits_hw, rows, columns, edge, mask_HW):  # type: ignore[no-untyped-def]
-    width = columns.input_first.size
-    for first in range(0, width, BLOCK):
-        input_RW = _input_rows(logits_hw, rows, columns, first, min(first + BLOCK, width))
-        for r in range(mask_HW.shape[0]):
-            a_W, b_W = input_RW[rows.input_first[r]], input_RW[rows.input_second[r]]
-            weight = rows.input_weight[r]
-            for c in range(a_W.size):
-                mask_HW[r, first + c] = a_W[c] + weight * (b_W[c] - a_W[c]) > edge
-
-
-@_compiled
-def _input_rows(logits_hw, rows, columns, first, last):  # type: ignore[no-untyped-def]
-    """Native columns first..last of every input row: three of the four lerps."""
-    n_low = rows.low_second[-1] + 1
-    start, stop = columns.input_first[first], columns.input_second[last - 1] + 1
-    middle = np.empty(stop, np.float32)
-    low_hW = np.empty((n_low, last - first), np.float32)
-    for y in range(n_low):
-        for x in range(start, stop):
-            a = logits_hw[y, columns.low_first[x]]
-            middle[x] = a + columns.low_weight[x] * (logits_hw[y, columns.low_second[x]] - a)
-        for c in range(first, last):
-            a = middle[columns.input_first[c]]
-            low_hW[y, c - first] = a + columns.input_weight[c] * (middle[columns.input_second[c]] - a)
-    input_RW = np.empty((rows.low_first.size, last - first), np.float32)
-    for r in range(input_RW.shape[0]):
-        a_W, b_W, out_W = low_hW[rows.low_first[r]], low_hW[rows.low_second[r]], input_RW[r]
-        weight = rows.low_weight[r]
-        for c in range(out_W.size):
-            out_W[c] = a_W[c] + weight * (b_W[c] - a_W[c])
-    return input_RW
-
-
-@_compiled
-def _count_block(input_RW, rows, truth_packed, bins, histogram_2B):  # type: ignore[no-untyped-def]
-    """Group the native rows by the pair of input rows between which they lie, and count each group."""
-    height = rows.input_first.size
-    words = np.empty(truth_packed.shape[1], np.uint64)
-    start = 0
-    while start < height:
-        pair = rows.input_first[start]
-        stop = start + 1
-        while stop < height and stop - start < GROUP and rows.input_first[stop] == pair:
-            stop += 1
-        words[:] = 0
-        for r in range(start, stop):
-            for k in range(words.size):
-                words[k] += _BIT_BYTES[truth_packed[r, k]]
-        a_W, b_W = input_RW[pair], input_RW[rows.input_second[start]]
-        weights, truth = rows.input_weight[start:stop], truth_packed[start:stop]
-        _count_group(a_W, b_W, weights, truth, words.view(np.uint8), bins, histogram_2B)
-        start = stop
-
-
-@_compiled
-def _count_group(a_W, b_W, weights, truth_packed, true_W, bins, histogram_2B):  # type: ignore[no-untyped-def]
-    """Neighbouring columns mostly share a bin: they are summed in registers and written when it changes."""
-    current, columns, true = 0, 0, 0
-    low, high = bins.edges[0], bins.edges[1]
-    for c in range(a_W.size):
-        a = a_W[c]
-        slope = b_W[c] - a
-        top, bottom = a + weights[0] * slope, a + weights[-1] * slope
-        if not (low < top <= high and low < bottom <= high):
-            found = _find(bins, top)
-            if found != _find(bins, bottom):
-                _count_column(a, slope, c, weights, truth_packed, bins, histogram_2B)
-                continue
-            histogram_2B[0, current] += columns * weights.size
-            histogram_2B[1, current] += true
-            current, columns, true = found, 0, 0
-            low, high = bins.edges[found], bins.edges[found + 1]
-        columns += 1
-        true += true_W[c]
-    histogram_2B[0, current] += columns * weights.size
-    histogram_2B[1, current] += true
-
-
-@_compiled
-def _count_column(a, slope, c, weights, truth_packed, bins, histogram_2B):  # type: ignore[no-untyped-def]
-    for r in range(weights.size):
-        found = _find(bins, a + weights[r] * slope)
-        histogram_2B[0, found] += 1
-        histogram_2B[1, found] += (truth_packed[r, c >> 3] >> (7 - (c & 7))) & 1
-
-
-@_compiled
-def _find(bins, value):  # type: ignore[no-untyped-def]
-    """How many edges lie strictly below the value."""
-    position = (value - bins.origin) * bins.scale
-    last = bins.first_bin.size - 1
-    cell = last if position >= last else (int(position) if position > 0 else 0)
-    found = bins.first_bin[cell]
-    found += bins.edges[found + 1] < value
-    while bins.edges[found + 1] < value:
-        found += 1
-    return found
+    return Bins(edges, first_bin, origin, scale, np.float32(n_cells - 1))
