@@ -1,0 +1,40 @@
+"""Fixtures shared by the rooms: generated X-rays, a nano cache of them, the real data where it is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from lungfast.commands import main
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of LUNGFAST_DATA; tests that use it skip without."""
+    folder = os.environ.get("LUNGFAST_DATA")
+    if not folder:
+        pytest.skip("LUNGFAST_DATA is not set: no real X-rays to read")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """15 generated X-rays in Montgomery's layout and 6 (one without mask) in Shenzhen's, 192 px long."""
+    from lungfast.data.phantoms import write_montgomery, write_shenzhen
+
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_montgomery(folder, 15, seed=3, long_side=192)
+    write_shenzhen(folder, 6, seed=3, long_side=192, n_without_mask=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def nano_cache(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The Montgomery phantoms, embedded by nano. Read only."""
+    url = str(tmp_path_factory.mktemp("caches") / "m.zarr")
+    result = CliRunner().invoke(main, ["embed", "montgomery", str(phantoms), "-o", url])
+    assert result.exit_code == 0, result.output
+    return url

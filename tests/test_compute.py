@@ -1,0 +1,65 @@
+"""Device, precision and memory are asked for in words and answered in values, or refused in one line."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lungfast import compute
+from lungfast.errors import UsageError
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("8GB", 8_000_000_000), ("500 MiB", 500 << 20), ("2g", 2_000_000_000), ("1.5KiB", 1536), ("77", 77)]
+)
+def test_sizes(text: str, expected: int) -> None:
+    assert compute.parse_memory(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "much", "-3GB", "0", "8 bits", "GB"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(UsageError, match="--memory is not a size"):
+        compute.parse_memory(text)
+
+
+def test_auto_memory_is_half_of_what_is_free() -> None:
+    assert 0 < compute.parse_memory("auto") <= compute.free_memory()
+
+
+def test_precision_follows_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "cpu_has_bf16", lambda: True)
+    assert compute.resolve_precision("auto", CPU).name == "bf16"
+    monkeypatch.setattr(compute, "cpu_has_bf16", lambda: False)
+    assert compute.resolve_precision("auto", CPU).name == "fp32"
+    assert compute.resolve_precision("bf16", CPU).reason == "asked for"
+
+
+def test_an_older_gpu_gets_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla V100")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 0))
+    assert compute.resolve_precision("auto", torch.device("cuda")).name == "fp16"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    assert compute.resolve_precision("auto", torch.device("cuda")).name == "bf16"
+
+
+@pytest.mark.parametrize("name", ["half", "fp16"])
+def test_precision_that_cannot_be(name: str) -> None:
+    with pytest.raises(UsageError, match="--precision"):
+        compute.resolve_precision(name, CPU)
+
+
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert compute.resolve_device("auto") == CPU
+    with pytest.raises(UsageError, match="without a usable CUDA device"):
+        compute.resolve_device("cuda")
+    with pytest.raises(UsageError, match="--device is not a device"):
+        compute.resolve_device("abacus")
+
+
+def test_hardware_is_json() -> None:
+    found = compute.hardware().as_dict()
+    assert found["cores"] == compute.cpu_count()
+    assert found["cpu"]
