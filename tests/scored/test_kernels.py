@@ -1,0 +1,230 @@
+"""Counts equal the plain twin's to the pixel; torch's differ only where rounding decides."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lungfast.errors import LungfastError, TrainingError
+from lungfast.geometry import Frame
+from lungfast.records import Bool, Counts, Float32
+from lungfast.scored import fused
+from lungfast.scored.kernels import (
+    ScoreJob,
+    count_image,
+    count_images,
+    pack_mask,
+    predict_mask,
+    threshold_edges,
+    unpack_mask,
+)
+from tests.naive import scored as naive
+
+FIVE = (0.5, 0.55, 0.6, 0.65, 0.7)
+UNCOMPILED = os.environ.get("NUMBA_DISABLE_JIT") == "1"
+FIELDS = ("true_positive_Q", "false_positive_Q", "false_negative_Q", "true_negative_Q")
+many = settings(max_examples=12 if UNCOMPILED else 300, deadline=None)
+
+
+def smooth_logits(side: int, seed: int, height: float = 8.0) -> Float32:
+    """Two lungs of logits up to about ``height``, wavy."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:side, 0:side] / side
+    lungs = [1 - ((x - cx) / 0.17) ** 2 - ((y - 0.45) / 0.33) ** 2 for cx in (0.28, 0.63)]
+    waves = 0.3 * np.sin(x * rng.uniform(20, 40)) * np.cos(y * rng.uniform(20, 40))
+    return (height * np.tanh(np.maximum(*lungs) + waves)).astype(np.float32)
+
+
+def assert_same(ours: Counts, twin: Counts) -> None:
+    for name in FIELDS:
+        assert getattr(ours, name).tolist() == getattr(twin, name).tolist(), name
+
+
+def check(logits_hw: Float32, frame: Frame, truth_HW: Bool, thresholds: tuple[float, ...]) -> None:
+    edges_Q = threshold_edges(thresholds)
+    native_HW = naive.native_logits(logits_hw, frame)
+    assert_same(
+        count_image(logits_hw, frame, pack_mask(truth_HW), edges_Q),
+        naive.counts(native_HW, truth_HW, naive.edges(thresholds)),
+    )
+    middle = len(thresholds) // 2
+    mask_HW = predict_mask(logits_hw, frame, thresholds[middle])
+    assert np.array_equal(mask_HW, native_HW > naive.edges(thresholds)[middle])
+
+
+sides = st.integers(1, 20) if UNCOMPILED else st.integers(1, 90)
+
+
+@many
+@given(
+    native=st.tuples(sides, sides),
+    low=st.sampled_from([(4, 4), (5, 7), (16, 16)]),
+    input_size=st.sampled_from([8, 16, 33]),
+    resize=st.sampled_from(["longest", "squash"]),
+    n_thresholds=st.sampled_from([1, 2, 5, 40, 300]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_counts_equal_the_twin(native, low, input_size, resize, n_thresholds, seed) -> None:
+    rng = np.random.default_rng(seed)
+    scale = 10.0 ** rng.integers(-2, 3)
+    logits_hw = (scale * rng.normal(size=low)).astype(np.float32)
+    thresholds = tuple(sorted({float(t) for t in rng.uniform(1e-4, 1 - 1e-4, n_thresholds)}))
+    truth_HW = rng.random(native) < rng.choice([0.0, 0.4, 1.0])
+    check(logits_hw, Frame.of(native, input_size, resize), truth_HW, thresholds)
+
+
+@many
+@given(
+    value=st.sampled_from([0.0, -0.0, 1.5, -3.25]),
+    n=sides,
+    width=sides,
+    below=st.floats(0, 1),
+    seed=st.integers(0, 99),
+)
+def test_a_logit_on_an_edge_is_not_above_it(value, n, width, below, seed) -> None:
+    """Flat logits exactly on an edge, among edges of any spacing: strictly above, at every pixel."""
+    others = np.random.default_rng(seed).normal(value, 10 ** (-6 * below), 9).astype(np.float32)
+    edges_Q = np.unique(np.append(others, np.float32(value)))
+    frame, truth_HW = Frame.of((n, width), 16, "longest"), np.ones((n, width), bool)
+    counts = count_image(np.full((4, 4), value, np.float32), frame, pack_mask(truth_HW), edges_Q)
+    assert counts.true_positive_Q.tolist() == [n * width if value > edge else 0 for edge in edges_Q]
+
+
+def test_many_native_rows_between_two_input_rows() -> None:
+    """More than 255 rows of a group: the byte that sums a column's truth bits must not run over."""
+    height = 60 if UNCOMPILED else 1300
+    rng = np.random.default_rng(0)
+    for truth_HW in (np.ones((height, 9), bool), rng.random((height, 9)) < 0.5):
+        check(rng.normal(size=(2, 2)).astype(np.float32), Frame.of((height, 9), 4, "squash"), truth_HW, FIVE)
+
+
+def test_blocks_of_columns_join() -> None:
+    width = fused.BLOCK + 5
+    rng = np.random.default_rng(0)
+    logits_hw = rng.normal(size=(4, 4)).astype(np.float32)
+    check(logits_hw, Frame.of((3, width), 16, "squash"), rng.random((3, width)) < 0.5, FIVE)
+
+
+def test_bits_beyond_the_width_count_nothing() -> None:
+    packed = pack_mask(np.zeros((3, 5), bool)) | np.uint8(0b111)
+    logits_hw = np.ones((4, 4), np.float32)
+    counts = count_image(logits_hw, Frame.of((3, 5), 16, "longest"), packed, threshold_edges(FIVE))
+    assert counts.true_positive_Q.tolist() == [0] * 5
+    assert counts.false_positive_Q.tolist() == [15] * 5
+
+
+@pytest.mark.skipif(UNCOMPILED, reason="too slow as plain Python")
+@pytest.mark.parametrize("native", [(4020, 4892), (4892, 4020), (2991, 3000)])
+def test_real_sizes_equal_the_twin(native) -> None:
+    frame, logits_hw = Frame.of(native, 1024, "longest"), smooth_logits(256, sum(native))
+    truth_HW = np.zeros(native, bool)
+    truth_HW[300:2500, 777:2100] = True
+    native_HW = naive.native_logits(logits_hw, frame)
+    mask_HW = predict_mask(logits_hw, frame, 0.6)
+    assert np.array_equal(mask_HW, native_HW > naive.edges([0.6])[0])
+    ours = count_image(logits_hw, frame, pack_mask(truth_HW), threshold_edges(FIVE))
+    assert_same(ours, naive.counts(native_HW, truth_HW, naive.edges(FIVE)))
+    # 1,001 thresholds: the twin's five compares become one sorted search
+    thresholds = (np.arange(1001) + 1) / 1002
+    edges_Q = threshold_edges(thresholds)
+    above_HW = np.searchsorted(edges_Q, native_HW.ravel()[truth_HW.ravel()], side="left")
+    true_Q = np.bincount(above_HW, minlength=1002)[::-1].cumsum()[::-1][1:]
+    counts = count_image(logits_hw, frame, pack_mask(truth_HW), edges_Q)
+    assert np.array_equal(counts.true_positive_Q, true_Q)
+
+
+@pytest.mark.skipif(UNCOMPILED, reason="compares with torch, whatever runs the kernel")
+@pytest.mark.parametrize(
+    ("native", "resize"),
+    [((4020, 4892), "longest"), ((701, 512), "longest"), ((300, 411), "squash"), ((1, 1), "longest")],
+)
+def test_torch_differs_only_where_rounding_decides(native, resize) -> None:
+    """segment-anything's own postprocess_masks: differing pixels lie within 1e-4 of the edge in float64."""
+    import torch
+    from segment_anything.modeling.sam import Sam
+
+    class Square:
+        image_encoder = type("Encoder", (), {"img_size": 1024})
+
+    frame, logits_hw = Frame.of(native, 1024, resize), smooth_logits(256, 3)
+    single, double = (
+        Sam.postprocess_masks(Square, torch.from_numpy(values)[None, None], frame.resized_size, native)[0, 0]
+        for values in (logits_hw, logits_hw.astype(np.float64))
+    )
+    for threshold in (0.3, 0.5, 0.7):
+        edge = naive.edges([threshold])[0]
+        differs = predict_mask(logits_hw, frame, threshold) != (single.numpy() > edge)
+        assert differs.sum() <= 3 + 1e-6 * differs.size
+        assert np.abs(double.numpy()[differs] - edge).max(initial=0) < 1e-4
+
+
+def test_images_come_back_in_order_from_threads() -> None:
+    rng = np.random.default_rng(0)
+    jobs = [
+        ScoreJob(
+            logits_hw=rng.normal(size=(4, 4)).astype(np.float32),
+            frame=Frame.of((5 + n, 9), 16, "longest"),
+            truth_packed=pack_mask(rng.random((5 + n, 9)) < 0.5),
+        )
+        for n in range(8)
+    ]
+    edges_Q = threshold_edges(FIVE)
+    for job, counts in zip(jobs, count_images(jobs, edges_Q, threads=3), strict=True):
+        assert_same(counts, count_image(job.logits_hw, job.frame, job.truth_packed, edges_Q))
+
+
+@given(height=st.integers(1, 5), width=st.integers(1, 40), seed=st.integers(0, 99))
+def test_packing_returns(height, width, seed) -> None:
+    mask_HW = np.random.default_rng(seed).random((height, width)) < 0.5
+    assert pack_mask(mask_HW).shape == (height, -(-width // 8))
+    assert np.array_equal(unpack_mask(pack_mask(mask_HW), width), mask_HW)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 1e38])
+def test_logits_that_cannot_be_scored_are_refused(wrong: float) -> None:
+    frame, logits_hw = Frame.of((5, 9), 16, "longest"), np.zeros((4, 4), np.float32)
+    logits_hw[3, 3] = wrong  # on the padding: still a diverged decoder
+    with pytest.raises(TrainingError, match="NaN"):
+        count_image(logits_hw, frame, pack_mask(np.zeros((5, 9), bool)), threshold_edges(FIVE))
+    with pytest.raises(TrainingError, match="NaN"):
+        predict_mask(logits_hw, frame, 0.5)
+
+
+def test_a_mask_of_another_size_is_refused() -> None:
+    frame, logits_hw = Frame.of((5, 9), 16, "longest"), np.zeros((4, 4), np.float32)
+    with pytest.raises(LungfastError, match="does not fit"):
+        count_image(logits_hw, frame, pack_mask(np.zeros((9, 5), bool)), threshold_edges(FIVE))
+
+
+@pytest.mark.parametrize("wrong", [[], [0.0, 0.5], [0.5, 1.0], [0.5, 0.5], [0.6, 0.5], [np.nan], [[0.5]]])
+def test_thresholds_that_cannot_be_used_are_refused(wrong: list[float]) -> None:
+    with pytest.raises(LungfastError, match="thresholds"):
+        threshold_edges(wrong)
+
+
+def test_half_is_logit_zero() -> None:
+    assert threshold_edges([0.5])[0] == 0.0
+    assert threshold_edges(FIVE).dtype == np.float32
+
+
+@pytest.mark.process
+@pytest.mark.skipif(UNCOMPILED, reason="this is that run")
+def test_the_kernels_are_right_without_the_compiler() -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(
+        command,
+        env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "passed" in done.stdout
