@@ -25,13 +25,14 @@ def write_atomic(path: Path, content: bytes, *, fsync: bool = False) -> None:
                 os.fsync(file.fileno())
         temporary.replace(path)
         if fsync:
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise disk_error(path, error) from error
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the folder's entries survive power loss."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

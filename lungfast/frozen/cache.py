@@ -1,0 +1,236 @@
+"""The frozen encoder's work, read back: features, targets, masks, previews of a complete cache.
+
+Comes in: a path or URL that :class:`lungfast.frozen.cache_writer.CacheWriter` filled. Goes out: arrays. Only
+a complete cache opens. A local feature chunk is read straight into the caller's array, without zarr-python
+(whose single rows came at 1-6 % of numpy.fromfile's rate); every method may be called from several threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from lungfast.errors import CacheError
+from lungfast.frozen import cache_format as fmt
+from lungfast.frozen.cache_format import Completion, Features, Fingerprint
+from lungfast.frozen.cache_objects import Objects, open_objects
+from lungfast.frozen.cache_zarr import read_masks
+from lungfast.geometry import Frame
+from lungfast.records import Bool, EncoderSpec, ImageRecord, Int64, UInt8
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
+
+__all__ = ["EmbeddingCache", "Fingerprint"]
+
+Rows = Int64 | Sequence[int]
+
+
+class EmbeddingCache:
+    """Made by :meth:`open`. ``image`` counts complete images; ``row`` is a place in the arrays.
+
+    They differ where images were skipped: such a row stays a hole and reading it raises CacheError.
+    """
+
+    def __init__(self, objects: Objects, completion: Completion) -> None:
+        self._objects, self._completion = objects, completion
+        self._manifest = completion.manifest
+        self._row_of_image = np.array([mark.row for mark in completion.marks], np.int64)
+        self._image_of_row = np.full(self.n_rows, -1, np.int64)
+        self._image_of_row[self._row_of_image] = np.arange(len(completion.marks))
+
+    @classmethod
+    def open(cls, url: str) -> EmbeddingCache:
+        """CacheError where nothing, something else, or an incomplete cache is there."""
+        objects = open_objects(url)
+        content = objects.get(fmt.COMPLETE)
+        if content is None or not fmt.is_cache(objects.get(fmt.ROOT)):
+            raise _why_not(objects)
+        return cls(objects, fmt.parse_completion(content, f"{objects.url}/{fmt.COMPLETE}"))
+
+    @property
+    def url(self) -> str:
+        return self._objects.url
+
+    @property
+    def completion(self) -> Completion:
+        """All that the cache says of itself (for export)."""
+        return self._completion
+
+    @property
+    def spec(self) -> EncoderSpec:
+        return self._manifest.spec
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        return self._manifest.fingerprint
+
+    @property
+    def n_rows(self) -> int:
+        """Length of the arrays, holes included."""
+        return self._manifest.n_rows
+
+    @property
+    def has_pixels(self) -> bool:
+        return self._manifest.pixels
+
+    @cached_property
+    def images(self) -> tuple[ImageRecord, ...]:
+        """The complete images, in row order."""
+        return tuple(mark.image for mark in self._completion.marks)
+
+    @property
+    def feature_dtype(self) -> np.dtype[Any]:
+        return self._manifest.row_dtype
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row's features."""
+        return self._manifest.row_bytes
+
+    def row_of_image(self, image: int) -> int:
+        """The row of an image's unaltered view."""
+        return int(self._row_of_image[image])
+
+    def image_of_row(self, row: int) -> int:
+        self._check_rows(np.array([row]))
+        return int(self._image_of_row[row])
+
+    # --- rows --------------------------------------------------------------------------------------
+
+    def features(self, rows_B: Rows) -> Features:
+        """(B, N, C) in the stored dtype, freshly allocated."""
+        out_BNC = np.empty((len(rows_B), self.spec.n_tokens, self.spec.channels), self.feature_dtype)
+        self.features_into(rows_B, out_BNC)
+        return out_BNC
+
+    def features_into(self, rows_B: Rows, out_BNC: npt.NDArray[Any]) -> None:
+        """As :meth:`features`, into a C-contiguous array of the stored dtype."""
+        shape = (len(rows_B), self.spec.n_tokens, self.spec.channels)
+        if out_BNC.shape != shape or out_BNC.dtype != self.feature_dtype or not out_BNC.flags.c_contiguous:
+            raise ValueError(
+                f"features_into needs a C-contiguous {self.feature_dtype} array of shape {shape}"
+            )
+        self._read("features", rows_B, out_BNC.reshape(len(rows_B), -1).view(np.uint8))
+
+    def targets(self, rows_B: Rows) -> Bool:
+        """(B, h, w): the low-resolution training targets, False on padding."""
+        height, packed = self._manifest.target_shape
+        packed_BX = np.empty((len(rows_B), height * packed), np.uint8)
+        self._read("targets", rows_B, packed_BX)
+        width = self.spec.low_size[1]
+        packed_BhX = packed_BX.reshape(len(rows_B), height, packed)
+        return np.unpackbits(packed_BhX, axis=-1, count=width).view(np.bool_)
+
+    def _read(self, array: Literal["features", "targets", "previews"], rows_B: Rows, out_BX: UInt8) -> None:
+        rows = np.asarray(rows_B, np.int64)
+        self._check_rows(rows)
+        self._objects.read_into([fmt.row_key(array, row) for row in rows.tolist()], out_BX)
+
+    def _check_rows(self, rows: Int64) -> None:
+        outside = (rows < 0) | (rows >= self.n_rows)
+        missing = rows[outside] if outside.any() else rows[self._image_of_row[rows] < 0]
+        if missing.size:
+            raise CacheError(
+                f"{self.url} has no row {missing[0]}", expected=f"one of its {len(self.images)} complete rows"
+            )
+
+    # --- images ------------------------------------------------------------------------------------
+
+    def packed_mask(self, image: int, structure: str | None = None) -> UInt8:
+        """(H, ceil(W/8)) bits as numpy.packbits at native size; the OR of all structures by default.
+
+        What was read is checked against the hash taken when it was written.
+        """
+        mark = self._completion.marks[image]
+        try:
+            packed_SHX = read_masks(self._store, mark.row)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._damaged(f"masks/{mark.row}", str(error)) from error
+        hashes = tuple(fmt.mask_hash(packed_HX, mark.image.native_size) for packed_HX in packed_SHX)
+        if hashes != mark.mask_sha256:
+            raise self._damaged(f"masks/{mark.row}", "another hash than when it was written")
+        if structure is None:
+            return np.asarray(np.bitwise_or.reduce(packed_SHX, axis=0))
+        if structure not in mark.image.structures:
+            known = ", ".join(mark.image.structures)
+            raise CacheError(f"{mark.image.id} has no mask of {structure!r}", found=known)
+        return np.asarray(packed_SHX[mark.image.structures.index(structure)])
+
+    def mask(self, image: int, structure: str | None = None) -> Bool:
+        """(H, W) at native size."""
+        return fmt.unpack_mask(self.packed_mask(image, structure), self.images[image].native_size[1])
+
+    def preview(self, image: int) -> UInt8:
+        """(S, S) grey at the encoder's input geometry, padding 0."""
+        if not self.has_pixels:
+            raise CacheError(f"{self.url} holds no pixels", fix="run embed again without --no-pixels")
+        side = self._manifest.preview_size
+        out_BX = np.empty((1, side * side), np.uint8)
+        self._read("previews", [self.row_of_image(image)], out_BX)
+        return out_BX.reshape(side, side)
+
+    def frame(self, image: int) -> Frame:
+        """How the image sits in the encoder's input."""
+        return Frame.of(self.images[image].native_size, self.spec.input_size, self.spec.resize)
+
+    @cached_property
+    def _store(self) -> Store:
+        return self._objects.zarr_store()
+
+    # --- the rest ----------------------------------------------------------------------------------
+
+    def blob(self, name: str) -> bytes:
+        """Bytes that the writer put beside the rows, such as ``head.safetensors``; checked by their hash."""
+        expected = self._completion.blobs.get(name)
+        if expected is None:
+            known = ", ".join(sorted(self._completion.blobs)) or "none"
+            raise CacheError(f"{self.url} has no blob {name}", found=known)
+        content = self._objects.get(f"blobs/{name}")
+        if content is None or hashlib.sha256(content).hexdigest() != expected:
+            raise self._damaged(f"blobs/{name}", "no object" if content is None else "another hash")
+        return content
+
+    def _damaged(self, key: str, found: str) -> CacheError:
+        return CacheError(
+            f"{self.url} is damaged at {key}", found=found, fix="run embed again with --overwrite"
+        )
+
+    def info(self) -> dict[str, Any]:
+        """What ``lungfast cache info`` says: contents, settings, bytes by kind. Lists every object."""
+        parts: Counter[str] = Counter()
+        for key, size in self._objects.sizes().items():
+            parts[key.partition("/")[0] if "/" in key else "metadata"] += size
+        return {
+            "url": self.url,
+            "images": len(self.images),
+            "rows": self.n_rows,
+            "patients": len({image.patient for image in self.images}),
+            "sources": dict(Counter(image.source for image in self.images)),
+            "labels": dict(Counter(image.label or "unknown" for image in self.images)),
+            "structures": sorted({name for image in self.images for name in image.structures}),
+            "pixels": self.has_pixels,
+            "grid": list(self.spec.grid),
+            "channels": self.spec.channels,
+            "bytes": sum(parts.values()),
+            "bytes_by_kind": dict(sorted(parts.items())),
+            "blobs": sorted(self._completion.blobs),
+            **self.fingerprint.as_dict(),
+        }
+
+
+def _why_not(objects: Objects) -> CacheError:
+    """The reason why a location is not a complete cache."""
+    if fmt.is_cache(objects.get(fmt.ROOT)) or objects.held():
+        if objects.held():
+            return CacheError(f"{objects.url} is being written", fix="wait for embed to finish")
+        return CacheError(f"{objects.url} is incomplete", fix="run embed again: it goes on where it stopped")
+    if objects.sizes():
+        return CacheError(f"{objects.url} is not an embedding cache", fix="make one with: lungfast embed")
+    return CacheError(f"there is no embedding cache at {objects.url}", fix="make one with: lungfast embed")

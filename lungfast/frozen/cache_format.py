@@ -1,0 +1,291 @@
+"""What a cache looks like on disk: its keys, its JSON, and the fingerprint that says what made it.
+
+    zarr.json            root group; attributes hold the Manifest (written first: it marks the folder as ours)
+    features/c.R.0.0.0   row R: (Eh, Ew, C), little-endian, uncompressed: the file *is* the array
+    targets/c.R.0.0      row R: (h, ceil(w/8)) bits packed as numpy.packbits, uncompressed
+    previews/c.R.0.0     row R: (S, S) grey at the encoder's input geometry (absent without pixels)
+    masks/R/             a Zarr array (structures, H, ceil(W/8)) of packed bits, compressed
+    marks/R.json         what is known of row R's image; a row counts by this object alone
+    blobs/NAME           bytes that travel with the cache (SAM's prompt encoder and initial decoder)
+    complete.json        the manifest, every mark, the blobs' hashes; written last
+
+Strings are JSON: Zarr's variable-length dtypes have no stable specification yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from lungfast.errors import CacheError, UsageError
+from lungfast.records import Bool, EncoderSpec, Float16, Float32, ImageRecord, ResizeRule, Size, UInt8
+
+T = TypeVar("T")
+
+FORMAT = 1
+ROOT, COMPLETE = "zarr.json", "complete.json"
+PREVIEW_SIZE = 512
+_ROW_OF_KEY = re.compile(r"(?:(?:features|targets|previews)/c\.|masks/)(\d+)[./]")
+_OURS = re.compile(r"zarr\.json|complete\.json|(features|targets|previews|masks|marks|blobs)/.*")
+
+Features = Float16 | Float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """Everything that decides a cache's numbers. ``data_sha256`` is known once the cache is complete."""
+
+    encoder: str
+    weights_sha256: str
+    input_size: int
+    resize: ResizeRule
+    pixel_mean: tuple[float, float, float]
+    pixel_std: tuple[float, float, float]
+    dtype: str
+    """As stored: ``float16`` or ``float32``."""
+    compute_dtype: str
+    device_class: str
+    """``cpu`` or ``cuda``."""
+    format: int = FORMAT
+    data_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in {"float16", "float32"}:
+            raise UsageError("--dtype is unknown", found=self.dtype, expected="float16 or float32")
+
+    @classmethod
+    def of(cls, spec: EncoderSpec, *, dtype: str, compute_dtype: str, device_class: str) -> Fingerprint:
+        return cls(
+            encoder=spec.name,
+            weights_sha256=spec.weights_sha256,
+            input_size=spec.input_size,
+            resize=spec.resize,
+            pixel_mean=spec.pixel_mean,
+            pixel_std=spec.pixel_std,
+            dtype=dtype,
+            compute_dtype=compute_dtype,
+            device_class=device_class,
+        )
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Fingerprint:
+        found = content["format"]
+        if found != FORMAT:
+            fix = "update lungfast, or run embed again with --overwrite"
+            raise CacheError("the cache has another format", found=str(found), expected=str(FORMAT), fix=fix)
+        return cls(**_tuples(content))
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def difference(self, other: Fingerprint) -> str:
+        """The first field that differs, with both values; empty where none does.
+
+        ``data_sha256`` is compared only where both know it.
+        """
+        for field in fields(self):
+            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+            if mine != theirs and not (field.name == "data_sha256" and None in {mine, theirs}):
+                return f"{field.name} {mine!r} against {theirs!r}"
+        return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The settings of a cache, fixed when it is created."""
+
+    fingerprint: Fingerprint
+    spec: EncoderSpec
+    n_rows: int
+    pixels: bool
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Manifest:
+        return cls(
+            fingerprint=Fingerprint.from_json(content["fingerprint"]),
+            spec=EncoderSpec(**_tuples(content["spec"])),
+            n_rows=int(content["n_rows"]),
+            pixels=bool(content["pixels"]),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def difference(self, other: Manifest) -> str:
+        """As :meth:`Fingerprint.difference`, then the encoder's geometry, the rows, the pixels."""
+        found = self.fingerprint.difference(other.fingerprint)
+        for name in () if found else ("spec", "n_rows", "pixels"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                return f"{name} {mine!r} against {theirs!r}"
+        return found
+
+    @property
+    def row_shape(self) -> tuple[int, int, int]:
+        """(Eh, Ew, C)."""
+        return (*self.spec.grid, self.spec.channels)
+
+    @property
+    def row_dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.fingerprint.dtype).newbyteorder("<")
+
+    @property
+    def row_bytes(self) -> int:
+        return int(np.prod(self.row_shape)) * self.row_dtype.itemsize
+
+    @property
+    def target_shape(self) -> Size:
+        """(h, ceil(w/8)): packed."""
+        height, width = self.spec.low_size
+        return height, packed_width(width)
+
+    @property
+    def preview_size(self) -> int:
+        return min(PREVIEW_SIZE, self.spec.input_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """What stands in ``marks/R.json``: the image, and the hash of each of its packed masks."""
+
+    image: ImageRecord
+    mask_sha256: tuple[str, ...]
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Mark:
+        return cls(image=ImageRecord(**_tuples(content["image"])), mask_sha256=tuple(content["mask_sha256"]))
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def row(self) -> int:
+        return self.image.rows[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """What stands in ``complete.json``; ``marks`` are in row order."""
+
+    manifest: Manifest
+    marks: tuple[Mark, ...]
+    blobs: Mapping[str, str]
+
+    @classmethod
+    def of(cls, manifest: Manifest, marks: Iterable[Mark], blobs: Mapping[str, str]) -> Completion:
+        """Adds the hash of all data to the fingerprint; it does not depend on the order of the rows."""
+        ordered = tuple(sorted(marks, key=lambda mark: mark.row))
+        facts = sorted((mark.image.id, mark.image.content_sha256, mark.mask_sha256) for mark in ordered)
+        known = replace(manifest.fingerprint, data_sha256=hashlib.sha256(to_json(facts)).hexdigest())
+        return cls(manifest=replace(manifest, fingerprint=known), marks=ordered, blobs=dict(blobs))
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Completion:
+        return cls(
+            manifest=Manifest.from_json(content["manifest"]),
+            marks=tuple(Mark.from_json(mark) for mark in content["marks"]),
+            blobs=dict(content["blobs"]),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "manifest": self.manifest.as_dict(),
+            "marks": [mark.as_dict() for mark in self.marks],
+            "blobs": self.blobs,
+        }
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has lists where the dataclasses have tuples."""
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, Mapping):
+        return {key: _tuples(item) for key, item in value.items()}
+    return value
+
+
+def to_json(content: Any) -> bytes:
+    """One line of strict ASCII JSON (a file name that is no valid Unicode survives as an escape)."""
+    return json.dumps(content, allow_nan=False, sort_keys=True).encode() + b"\n"
+
+
+def parse_json(content: bytes, where: str) -> Any:
+    """CacheError where the bytes are no JSON object."""
+    try:
+        found = json.loads(content)
+    except ValueError as error:
+        raise CacheError(f"{where} is damaged", found=str(error), expected="JSON") from None
+    if not isinstance(found, dict):
+        raise CacheError(f"{where} is damaged", found=type(found).__name__, expected="a JSON object")
+    return found
+
+
+def is_cache(root: bytes | None) -> bool:
+    """True for a root ``zarr.json`` that lungfast wrote, in whatever format."""
+    try:
+        return "lungfast" in parse_json(root or b"", "")["attributes"]
+    except (CacheError, KeyError, TypeError):
+        return False
+
+
+def parse_manifest(root: bytes, where: str) -> Manifest:
+    """The manifest in a root ``zarr.json`` that :func:`is_cache`."""
+    return _read(Manifest.from_json, parse_json(root, where)["attributes"]["lungfast"], where)
+
+
+def parse_completion(content: bytes, where: str) -> Completion:
+    return _read(Completion.from_json, parse_json(content, where), where)
+
+
+def parse_mark(content: bytes, where: str) -> Mark:
+    return _read(Mark.from_json, parse_json(content, where), where)
+
+
+def _read(read: Callable[[Any], T], content: Any, where: str) -> T:
+    """CacheError where the fields are not what they should be, or are those of another lungfast."""
+    try:
+        return read(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CacheError(f"{where} is damaged", found=f"{type(error).__name__} {error}") from None
+
+
+def row_key(array: Literal["features", "targets", "previews"], row: int) -> str:
+    return f"{array}/c.{row}.0.0.0" if array == "features" else f"{array}/c.{row}.0.0"
+
+
+def mark_key(row: int) -> str:
+    return f"marks/{row}.json"
+
+
+def row_of_key(key: str) -> int | None:
+    """The row a data object belongs to; None for marks, metadata, blobs and anything else."""
+    match = _ROW_OF_KEY.match(key)
+    return int(match.group(1)) if match else None
+
+
+def is_ours(key: str) -> bool:
+    """True for a key that a cache may hold."""
+    return _OURS.fullmatch(key) is not None
+
+
+def packed_width(width: int) -> int:
+    return -(-width // 8)
+
+
+def pack_mask(mask_HW: Bool) -> UInt8:
+    """(H, ceil(W/8)); the bits after the last column are 0."""
+    return np.packbits(mask_HW, axis=1)
+
+
+def unpack_mask(packed_HX: UInt8, width: int) -> Bool:
+    return np.unpackbits(packed_HX, axis=1, count=width).view(np.bool_)
+
+
+def mask_hash(packed_HX: UInt8, native_size: Size) -> str:
+    return hashlib.sha256(f"{native_size}".encode() + packed_HX.tobytes()).hexdigest()

@@ -1,0 +1,270 @@
+"""The one way into a cache: rows that count only once their mark stands, and a completion mark at the end.
+
+Comes in: samples with their features, in any order, from one writer at a time. Goes out: a folder (or fsspec
+location) laid out as :mod:`lungfast.frozen.cache_format` says. A writer that dies at any point leaves marked
+rows that are whole and leftovers that nobody counts; the next one with the same settings goes on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+
+from lungfast.errors import CacheError
+from lungfast.frozen import cache_format as fmt
+from lungfast.frozen.cache_format import Completion, Features, Fingerprint, Manifest, Mark
+from lungfast.frozen.cache_objects import Objects, is_temporary, open_objects
+from lungfast.frozen.cache_zarr import mask_objects, skeleton
+from lungfast.geometry import Frame, resize_image
+from lungfast.records import EncoderSpec, ImageRecord, Sample, UInt8
+
+
+class CacheWriter:
+    """Made by :meth:`open`, which holds the lock of a local folder for its life."""
+
+    def __init__(self, objects: Objects, manifest: Manifest) -> None:
+        self._objects, self._manifest = objects, manifest
+        self._marks: dict[int, Mark] = {}
+        self._ids: set[str] = set()
+        self._completion: Completion | None = None
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        url: str,
+        *,
+        spec: EncoderSpec,
+        fingerprint: Fingerprint,
+        n_images: int,
+        pixels: bool = True,
+        fsync: bool = False,
+        overwrite: bool = False,
+    ) -> Iterator[CacheWriter]:
+        """Create a cache, or go on with an unfinished one of the same settings.
+
+        ``n_images`` is the length of the listing, skipped images included. Raises CacheError where something
+        else is there (``overwrite`` removes a cache, and only a cache) and LungfastError where another
+        process writes, naming its pid, or the disk refuses.
+        """
+        objects = open_objects(url, fsync=fsync)
+        manifest = Manifest(fingerprint=fingerprint, spec=spec, n_rows=n_images, pixels=pixels)
+        _refuse_foreign(objects)  # before the lock too: nothing is left in a folder that is not ours
+        with objects.hold():
+            _refuse_foreign(objects)
+            if overwrite:
+                _clear(objects)
+            writer = cls(objects, manifest)
+            writer._begin()
+            yield writer
+
+    @property
+    def complete(self) -> bool:
+        """True where the cache was finished, now or before: there is nothing to add."""
+        return self._completion is not None
+
+    @property
+    def marks(self) -> Mapping[int, Mark]:
+        """What counts so far, by row."""
+        return self._marks
+
+    @property
+    def done(self) -> frozenset[str]:
+        """Ids of the images that count."""
+        return frozenset(self._ids)
+
+    @property
+    def content_hashes(self) -> frozenset[str]:
+        """Hashes of the decoded pixels of the images that count."""
+        return frozenset(mark.image.content_sha256 for mark in self._marks.values())
+
+    def _begin(self) -> None:
+        root = self._objects.get(fmt.ROOT)
+        if root is not None:
+            self._refuse_other_settings(fmt.parse_manifest(root, f"{self._objects.url}/{fmt.ROOT}"))
+        content = self._objects.get(fmt.COMPLETE)
+        if content is not None:
+            self._completion = fmt.parse_completion(content, f"{self._objects.url}/{fmt.COMPLETE}")
+            for mark in self._completion.marks:
+                self._remember(mark)
+            return
+        for key, metadata in skeleton(self._manifest).items():
+            self._objects.put(key, metadata)
+        self._read_marks()
+        self._remove_leftovers()
+
+    def _remember(self, mark: Mark) -> None:
+        self._marks[mark.row] = mark
+        self._ids.add(mark.image.id)
+
+    def _refuse_other_settings(self, known: Manifest) -> None:
+        differs = known.difference(self._manifest)
+        if differs:
+            raise CacheError(
+                f"{self._objects.url} was made with other settings",
+                found=differs,
+                fix="choose another -o, or --overwrite",
+            )
+
+    def _read_marks(self) -> None:
+        for key in self._objects.sizes():
+            if key.startswith("marks/") and not is_temporary(key):
+                mark = fmt.parse_mark(self._objects.get(key) or b"", f"{self._objects.url}/{key}")
+                self._remember(mark)
+
+    def _remove_leftovers(self) -> None:
+        """What a killed writer left: objects of rows without a mark, temporary files."""
+        leftovers = []
+        for key in self._objects.sizes():
+            row = fmt.row_of_key(key)
+            if is_temporary(key) or (row is not None and row not in self._marks):
+                leftovers.append(key)
+        self._objects.delete(leftovers)
+
+    def add(self, index: int, sample: Sample, features_NC: Features, preview_SS: UInt8 | None = None) -> None:
+        """Store one image as row ``index`` (its place in the listing).
+
+        ``features_NC`` are the encoder's tokens, row-major over (Eh, Ew), stored in the fingerprint's dtype;
+        values that are not finite there raise CacheError. ``preview_SS`` None: made from the sample.
+        """
+        spec, native_size = self._manifest.spec, sample.native_size
+        stored = self._stored(sample.id, features_NC)
+        frame = Frame.of(native_size, spec.input_size, spec.resize)
+        if not sample.masks:
+            raise CacheError(f"{sample.id} has no mask", expected="at least one structure")
+        union_HW = np.logical_or.reduce([np.asarray(mask, bool) for mask in sample.masks.values()])
+        packed = {name: fmt.pack_mask(mask_HW) for name, mask_HW in sample.masks.items()}
+        if self._manifest.pixels and preview_SS is None:
+            preview_SS = make_preview(sample.image_HW, spec)
+        image = ImageRecord(
+            id=sample.id,
+            native_size=native_size,
+            structures=tuple(packed),
+            patient=sample.patient,
+            source=sample.source,
+            content_sha256=sample.content_sha256,
+            label=sample.label,
+            spacing_mm=sample.spacing_mm,
+            rows=(index,),
+        )
+        self.put_row(
+            image,
+            features=stored,
+            target_hX=fmt.pack_mask(frame.target_hw(union_HW, spec.low_size)),
+            preview_SS=preview_SS,
+            packed=packed,
+        )
+
+    def put_row(
+        self,
+        image: ImageRecord,
+        *,
+        features: Features,
+        target_hX: UInt8,
+        preview_SS: UInt8 | None,
+        packed: Mapping[str, UInt8],
+    ) -> None:
+        """Store one row that is already in stored form (see :meth:`add`, and the HDF5 import)."""
+        hashes = tuple(fmt.mask_hash(packed[name], image.native_size) for name in image.structures)
+        mark = Mark(image=image, mask_sha256=hashes)
+        self._refuse_collision(mark)
+        row, put = mark.row, self._objects.put
+        put(fmt.row_key("features", row), _checked_bytes(features, self._manifest.row_shape, "features"))
+        put(fmt.row_key("targets", row), _checked_bytes(target_hX, self._manifest.target_shape, "target"))
+        if self._manifest.pixels and preview_SS is not None:
+            side = self._manifest.preview_size
+            put(fmt.row_key("previews", row), _checked_bytes(preview_SS, (side, side), "preview"))
+        for key, content in mask_objects(row, np.stack([packed[name] for name in image.structures])).items():
+            put(key, content)
+        put(fmt.mark_key(row), fmt.to_json(mark.as_dict()))
+        self._remember(mark)
+
+    def _stored(self, sample_id: str, features_NC: Features) -> Features:
+        with np.errstate(over="ignore"):  # an overflow is found below, and named
+            stored_NC = np.asarray(features_NC).astype(self._manifest.row_dtype)
+        if not np.isfinite(stored_NC).all():
+            fits = bool(np.isfinite(features_NC).all())
+            raise CacheError(
+                f"the features of {sample_id} are not finite in {self._manifest.fingerprint.dtype}",
+                found=f"up to {np.abs(features_NC).max():.4g}"
+                if fits
+                else "NaN or infinity from the encoder",
+                fix="use --dtype float32" if fits else "check the weights and --precision",
+            )
+        return np.asarray(stored_NC.reshape(self._manifest.row_shape))
+
+    def _refuse_collision(self, mark: Mark) -> None:
+        if self.complete:
+            raise CacheError(f"{self._objects.url} is complete", fix="choose another -o, or --overwrite")
+        taken = self._marks.get(mark.row)
+        if not 0 <= mark.row < self._manifest.n_rows or taken is not None or mark.image.id in self._ids:
+            raise CacheError(
+                f"row {mark.row} of {self._objects.url} cannot take {mark.image.id}",
+                found=f"{taken.image.id} there" if taken else "the id, or the row, beyond the listing",
+                expected="the listing that the cache was begun with",
+                fix="if the images changed, use --overwrite",
+            )
+
+    def put_blob(self, name: str, content: bytes) -> None:
+        """Bytes that travel with the cache, before :meth:`finish`; a blob of the same name is replaced."""
+        if not self.complete:
+            self._objects.put(f"blobs/{name}", content)
+
+    def finish(self) -> None:
+        """Write the completion mark; rows that were never added stay holes."""
+        if self.complete:
+            return
+        if not self._marks:
+            raise CacheError(f"{self._objects.url} would be empty", found="no image", expected="at least one")
+        blobs = {}
+        for key in self._objects.sizes():
+            if key.startswith("blobs/") and not is_temporary(key):
+                content = self._objects.get(key) or b""
+                blobs[key.removeprefix("blobs/")] = hashlib.sha256(content).hexdigest()
+        completion = Completion.of(self._manifest, self._marks.values(), blobs)
+        self._objects.put(fmt.COMPLETE, fmt.to_json(completion.as_dict()))
+        self._completion = completion
+
+
+def make_preview(image_HW: UInt8, spec: EncoderSpec) -> UInt8:
+    """(S, S) grey at the encoder's input geometry, S = min(512, input size); padding is 0."""
+    side = min(fmt.PREVIEW_SIZE, spec.input_size)
+    native_size = (int(image_HW.shape[0]), int(image_HW.shape[1]))
+    height, width = Frame.of(native_size, side, spec.resize).resized_size
+    preview_SS = np.zeros((side, side), np.uint8)
+    preview_SS[:height, :width] = resize_image(image_HW, (height, width))
+    return preview_SS
+
+
+def _checked_bytes(array: Features | UInt8, shape: tuple[int, ...], name: str) -> bytes:
+    if array.shape != shape:
+        raise CacheError(
+            f"the {name} of a row has another shape", found=str(array.shape), expected=str(shape)
+        )
+    return array.tobytes()
+
+
+def _refuse_foreign(objects: Objects) -> None:
+    """CacheError where something lies that is not a cache, not even the beginning of one."""
+    if fmt.is_cache(objects.get(fmt.ROOT)):
+        return
+    others = sorted(key for key in objects.sizes() if not is_temporary(key))
+    if others:
+        raise CacheError(
+            f"{objects.url} is not an embedding cache",
+            found=f"{len(others)} other files, such as {others[0]}",
+            fix="choose another -o",
+        )
+
+
+def _clear(objects: Objects) -> None:
+    """Remove a cache: what makes it count first, what makes it recognisable last, other files never."""
+    order = (fmt.COMPLETE, "marks/", "", fmt.ROOT)
+    keys = {key for key in objects.sizes() if fmt.is_ours(key) or is_temporary(key)}
+    for prefix in order:
+        now = {key for key in keys if key.startswith(prefix) and (prefix or key != fmt.ROOT)}
+        objects.delete(sorted(now))
+        keys -= now
