@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
+import re
+import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -163,8 +167,6 @@ def _sam_shapes(kind: SamKind) -> dict[str, tuple[int, ...]]:
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:
-    import pickle
-
     import torch
 
     fix = "download the file again, or give a SAM .pth"
@@ -172,16 +174,9 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"no checkpoint {path}", found="a folder" if path.is_dir() else "no such file")
     try:
         content = _load_any(path)
-    except pickle.UnpicklingError:
-        raise CheckpointError(
-            f"{path} holds code or objects besides tensors",
-            found="a pickle that was not executed",
-            expected="a SAM state dict",
-            fix=fix,
-        ) from None
     except Exception as error:  # a damaged file can raise anything inside torch's reader
-        first = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path} is damaged or is not a PyTorch file", found=first, fix=fix) from None
+        what, found = _explain(error, path)
+        raise CheckpointError(what, found=found, fix=fix) from None
     for wrapper in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
@@ -195,12 +190,26 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
 
 def _load_any(path: Path) -> Any:
     """Mapped where the file allows it: torch's older, non-zip format has to be read as a whole."""
-    import zipfile
-
     import torch
 
     mapped = zipfile.is_zipfile(path)
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about pickle protocols: the error that follows says enough
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+
+
+def _explain(error: Exception, path: Path) -> tuple[str, str]:
+    """(what, found): objects that torch refused to build, or plain damage."""
+    if isinstance(error, pickle.UnpicklingError):
+        blocked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        with path.open("rb") as file:
+            is_pickle = file.read(1) == b"\x80"
+        if blocked or is_pickle:
+            name = blocked.group(1) if blocked else "a bare pickle"
+            return f"{path} holds code or objects besides tensors", f"{name}, which was not executed"
+        return f"{path} is damaged or is not a PyTorch file", "neither an archive nor a pickle"
+    first = str(error).strip().splitlines()[:1] or [type(error).__name__]
+    return f"{path} is damaged or is not a PyTorch file", first[0][:120]
 
 
 def _recognise(state: Mapping[str, Tensor], path: Path) -> SamKind:
