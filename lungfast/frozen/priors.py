@@ -199,8 +199,9 @@ def _deepest(region_hw: Bool, count: int, taken_N2: Float64 | None = None) -> Fl
         if free_depth_hw.max() <= 0:  # discs cover the region: go for the cell farthest from all points
             distances = [np.linalg.norm(centres_hw2 - point_2, axis=-1) for point_2 in chosen]
             free_depth_hw = np.where(region_hw, np.min(distances, axis=0), -1.0)
-        row, column = np.unravel_index(int(np.argmax(free_depth_hw)), region_hw.shape)
-        chosen.append(centres_hw2[row, column])
+        # a lung's axis is nearly equally deep along centimetres: its middle, not the first cell by chance
+        ridge_N2 = centres_hw2[free_depth_hw >= free_depth_hw.max() - 0.5]
+        chosen.append(ridge_N2[np.linalg.norm(ridge_N2 - ridge_N2.mean(axis=0), axis=-1).argmin()])
         free_hw = free_hw & _outside_disc(centres_hw2, chosen[-1], depth_hw)
     return np.array(chosen[already:], np.float64).reshape(-1, 2) / (width, height)
 
