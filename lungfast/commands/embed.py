@@ -121,7 +121,7 @@ def run_embed(listing_of: Callable[[], Listing], options: dict[str, Any]) -> Non
 
     listing = listing_of()
     encoder = open_encoder(options)
-    on_gpu = encoder.device_class == "cuda"
+    on_gpu = encoder.device.type == "cuda"
     config = EmbedConfig(
         url=options["output"],
         dtype=options["dtype"],

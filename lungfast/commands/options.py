@@ -11,7 +11,7 @@ import click
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class Numbers(click.ParamType):
+class Numbers(click.ParamType):  # type: ignore[type-arg]
     """Comma-separated numbers, repetitions dropped: ``1e-5,1e-4``."""
 
     name = "numbers"
@@ -40,7 +40,7 @@ class Numbers(click.ParamType):
         return number
 
 
-class Names(click.ParamType):
+class Names(click.ParamType):  # type: ignore[type-arg]
     """Comma-separated names out of a fixed set."""
 
     name = "names"

@@ -74,7 +74,7 @@ def question_of(name: str, workspace: Any, config: Any, settings: Settings) -> d
         "study": name,
         "config": asdict(config),
         "settings": asked,
-        "cache": workspace.cache.fingerprint.as_dict(),
+        "cache": asdict(workspace.cache.fingerprint),
         "device": workspace.device.type,
     }
 
@@ -89,7 +89,7 @@ def made_with(workspace: Any, config: Any) -> dict[str, Any]:
         cache={
             "url": cache.url,
             "encoder": asdict(cache.spec),
-            "fingerprint": cache.fingerprint.as_dict(),
+            "fingerprint": asdict(cache.fingerprint),
             "images": len(cache.images),
         },
         config=asdict(config),

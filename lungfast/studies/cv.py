@@ -6,7 +6,7 @@ threshold, hyperparameters, and the prompt's priors) comes from the fold's own t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from lungfast.data.splits import make_folds, splits_as_dict
 from lungfast.frozen.prompts import PromptConfig
-from lungfast.records import ImageRecord, LossName, Split
+from lungfast.records import ImageRecord, LossName, PromptKind, Split
 from lungfast.runs import results
 from lungfast.scored.scores import over_folds, per_image_summary
 from lungfast.studies.protocol import MEASURES, Cell, Outcome, Scored, Study
@@ -91,14 +91,14 @@ def cross_validate(study: Study, config: CvConfig, made_with: dict[str, Any]) ->
     return content
 
 
-def _priors(study: Study, groups: dict[tuple[str, str], list[Cell]]) -> dict[str, Any]:
+def _priors(study: Study, groups: Mapping[tuple[PromptKind, str], list[Cell]]) -> dict[str, Any]:
     return {f"{split}_{kind}": study.prompts(cells[0]).describe() for (kind, split), cells in groups.items()}
 
 
 def _write_images(
     study: Study,
     outcomes: Sequence[Outcome],
-    found: dict[str, list[FoldResult]],
+    found: Mapping[PromptKind, list[FoldResult]],
     images: Sequence[ImageRecord],
 ) -> None:
     rows = [row for one in outcomes if one.val for row in image_rows(one, one.val, "val", images)]

@@ -28,7 +28,6 @@ class EmbedConfig:
     url: str
     dtype: str = "float16"
     batch_size: int = 1
-    compute_dtype: str = "float32"
     pixels: bool = True
     fsync: bool = False
     overwrite: bool = False
@@ -64,8 +63,8 @@ def embed(listing: Listing, encoder: Encoder, config: EmbedConfig, listener: Emb
     fingerprint = Fingerprint.of(
         encoder.spec,
         dtype=config.dtype,
-        compute_dtype=config.compute_dtype,
-        device_class=encoder.device_class,
+        compute_dtype=encoder.precision,
+        device_class=encoder.device.type,
     )
     listener.phase("embedding", len(listing.refs))
     with CacheWriter.open(

@@ -10,8 +10,10 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from lungfast.records import Bool, Float32, Int64, Plan, PromptTokens, RowBatch, RowSource
@@ -129,6 +131,6 @@ class BatchMaker:
         return pad_tokens(ordered, self._n_instances, self._n_tokens)
 
 
-def _move(array: np.ndarray, device: torch.device) -> torch.Tensor:  # type: ignore[type-arg]
+def _move(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

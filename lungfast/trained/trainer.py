@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from lungfast.records import EpochEnd, Float64, Int64, PrecisionName, ScheduleName
+from lungfast.records import Bool, EpochEnd, Float32, Float64, Int64, PrecisionName, ScheduleName
 from lungfast.trained.batches import BatchMaker, plan_batches, row_order, steps_of
 from lungfast.trained.decoder import DecoderStack
 from lungfast.trained.optim import StackAdam
@@ -67,7 +67,7 @@ class Trainer:
     def __init__(self, maker: BatchMaker, stack: DecoderStack, config: TrainConfig) -> None:
         self._maker, self._stack, self._config, plan = maker, stack, config, maker.plan
         self._plan = plan
-        self._adam = StackAdam(stack.parameters)
+        self._adam = StackAdam(stack.flat_KL)
         self._step = TrainStep(
             stack,
             self._adam,
@@ -138,7 +138,7 @@ class Trainer:
         sum_K, weight_K = np.zeros(len(plan)), np.zeros(len(plan))
         batches = plan_batches(orders, size)
         for index, (rows, batch) in enumerate(self._maker.stream(batches, epoch=epoch)):
-            active_K = rows.active_K & np.array([status == RUNNING for status in self._status])
+            active_K = rows.active_K & self._is_running()
             if not active_K.any():
                 continue
             result = self._step.train(
@@ -152,7 +152,7 @@ class Trainer:
             mean_K = np.where(self._is_running(), sum_K / weight_K, np.nan)
         return mean_K, int(weight_K.sum())
 
-    def _is_running(self) -> np.ndarray:  # type: ignore[type-arg]
+    def _is_running(self) -> Bool:
         return np.array([status == RUNNING for status in self._status])
 
     def _rates(self, epoch: int, index: int) -> Float64:
@@ -167,8 +167,8 @@ class Trainer:
     def _decays(self) -> Float64:
         return np.array([decoder.wd for decoder in self._plan.configs])
 
-    def _mark_diverged(self, which_K: np.ndarray) -> None:  # type: ignore[type-arg]
-        for k in np.flatnonzero(which_K):
+    def _mark_diverged(self, which_K: Bool) -> None:
+        for k in np.flatnonzero(which_K).tolist():
             self._status[k] = DIVERGED
 
     def _validate(self) -> Float64:
@@ -185,7 +185,7 @@ class Trainer:
         """Store improved decoders; stop those without improvement for ``patience`` validations."""
         if np.isnan(val_loss_K).all():
             return
-        for k in np.flatnonzero(self._is_running()):
+        for k in np.flatnonzero(self._is_running()).tolist():
             if not np.isfinite(val_loss_K[k]):
                 self._status[k] = DIVERGED
             elif val_loss_K[k] < self._best_loss_K[k]:
@@ -248,7 +248,7 @@ def _from_json(values: Sequence[float | None], *, missing: float = np.nan) -> Fl
 
 def predict(
     maker: BatchMaker, stack: DecoderStack, rows_K: Sequence[Int64], *, batch_size: int
-) -> Iterator[tuple[int, int, np.ndarray]]:  # type: ignore[type-arg]
+) -> Iterator[tuple[int, int, Float32]]:
     """(decoder, row, logits_hw float32) of every decoder's own rows, in fp32, prompts unperturbed."""
     for rows, batch in maker.stream(plan_batches(rows_K, batch_size), epoch=None):
         active = np.flatnonzero(rows.active_K)
