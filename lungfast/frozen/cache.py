@@ -19,7 +19,7 @@ import numpy.typing as npt
 from lungfast.errors import CacheError
 from lungfast.frozen import cache_format as fmt
 from lungfast.frozen.cache_format import Completion, Features, Fingerprint
-from lungfast.frozen.cache_objects import Objects, open_objects
+from lungfast.frozen.cache_objects import Objects, is_temporary, open_objects
 from lungfast.frozen.cache_zarr import read_masks
 from lungfast.geometry import Frame
 from lungfast.records import Bool, EncoderSpec, ImageRecord, Int64, UInt8
@@ -117,7 +117,7 @@ class EmbeddingCache:
             raise ValueError(
                 f"features_into needs a C-contiguous {self.feature_dtype} array of shape {shape}"
             )
-        self._read("features", rows_B, out_BNC.reshape(len(rows_B), -1).view(np.uint8))
+        self._read("features", rows_B, out_BNC.reshape(len(rows_B), shape[1] * shape[2]).view(np.uint8))
 
     def targets(self, rows_B: Rows) -> Bool:
         """(B, h, w): the low-resolution training targets, False on padding."""
@@ -230,7 +230,7 @@ def _why_not(objects: Objects) -> CacheError:
     if fmt.is_cache(objects.get(fmt.ROOT)) or objects.held():
         if objects.held():
             return CacheError(f"{objects.url} is being written", fix="wait for embed to finish")
-        return CacheError(f"{objects.url} is incomplete", fix="run embed again: it goes on where it stopped")
-    if objects.sizes():
+        return CacheError(f"{objects.url} is incomplete: run embed again, it goes on where it stopped")
+    if not all(is_temporary(key) for key in objects.sizes()):
         return CacheError(f"{objects.url} is not an embedding cache", fix="make one with: lungfast embed")
     return CacheError(f"there is no embedding cache at {objects.url}", fix="make one with: lungfast embed")

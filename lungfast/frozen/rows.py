@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lungfast.compute import cpu_count
-from lungfast.errors import UsageError
+from lungfast.errors import CacheError, UsageError
 from lungfast.frozen.cache import EmbeddingCache
 from lungfast.records import Bool, Int64, RowBatch, RowSource
 
@@ -86,7 +86,7 @@ class ResidentRows:
     def stream(self, rows_GB: Iterable[Int64]) -> Iterator[RowBatch]:
         for rows in rows_GB:
             if not self._known[rows].all():
-                raise IndexError(f"rows without an image were asked for: {rows[~self._known[rows]]}")
+                raise CacheError(f"the cache has no row {rows[~self._known[rows]][0]}")
             yield RowBatch(
                 rows_GB=rows,
                 features_GBNC=self._features_RNC[rows],
