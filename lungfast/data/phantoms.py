@@ -112,16 +112,16 @@ def write_shenzhen(
 ) -> Path:
     """Write ``folder/ChinaSet_AllFiles`` and ``folder/shcxr-lung-mask/mask``; returns the former.
 
-    ``n`` images (RGB with equal channels) with masks, then ``n_without_mask`` more without; otherwise as
+    ``n`` images (RGB with equal channels), of which the last ``n_without_mask`` have no mask; otherwise as
     :func:`write_montgomery`.
     """
     root, masks = folder / "ChinaSet_AllFiles", folder / "shcxr-lung-mask" / "mask"
     for place in (root / "CXR_png", masks):
         place.mkdir(parents=True, exist_ok=True)
-    for i in range(n + n_without_mask):
+    for i in range(n):
         phantom = _ith(SHENZHEN, seed, i, long_side)
         name = f"CHNCXR_{i + 1:04d}_{int(phantom.label != 'normal')}"
-        if i < n:
+        if i < n - n_without_mask:
             _save_mask(masks / f"{name}_mask.png", phantom.left_HW | phantom.right_HW)
         colour = Image.fromarray(phantom.image_HW).convert("RGB")
         colour.save(root / "CXR_png" / f"{name}.png", compress_level=1)
