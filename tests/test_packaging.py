@@ -1,0 +1,59 @@
+"""The wheel holds lungfast and nothing else, and works outside the checkout."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    source = tmp_path_factory.mktemp("source") / "lungfast"
+    files = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    for name in files:  # a copy: a build leaves folders behind
+        if (ROOT / name).exists():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(out), "."]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    (found,) = out.glob("*.whl")
+    return found
+
+
+@pytest.mark.process
+def test_the_wheel_holds_the_package_alone(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"lungfast", f"{wheel.name.rsplit('-', 3)[0]}.dist-info"}
+    assert {"lungfast/py.typed", "lungfast/frozen/nano.safetensors"} <= set(names)
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "lungfast").rglob("*.py")}
+    assert {name for name in names if name.endswith(".py")} == sources
+    (entry,) = [name for name in names if name.endswith("entry_points.txt")]
+    assert "lungfast = lungfast.commands:main" in zipfile.ZipFile(wheel).read(entry).decode()
+
+
+@pytest.mark.process
+def test_the_demo_runs_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    done = subprocess.run(
+        [sys.executable, "-c", "from lungfast.commands import main; main()", "demo", "--quick", "-o", "out"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(site), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "lungfast embed montgomery" in done.stdout
+    assert (tmp_path / "out" / "cv" / "results.json").exists()
+    assert (site / "lungfast").exists()
