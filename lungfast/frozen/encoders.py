@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lungfast.errors import CheckpointError, UsageError
+from lungfast.frozen.attention import make_lean
 from lungfast.frozen.checkpoints import (
     OFFICIAL,
     SAM_KINDS,
@@ -124,6 +125,8 @@ def load_encoder(
         name=kind, input_size=input_size, grid=grid, channels=256, resize=resize, weights_sha256=sha256
     )
     _fill(module, state, device)
+    if device.type == "cpu":
+        make_lean(module, spec.n_tokens)
     return Encoder(spec=spec, head=head_bytes(state), module=module, device=device, precision=precision)
 
 

@@ -9,8 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save
 from segment_anything import SamPredictor
+from segment_anything.modeling import ImageEncoderViT
 
 from lungfast.errors import CheckpointError, UsageError
+from lungfast.frozen.attention import make_lean
 from lungfast.frozen.checkpoints import OFFICIAL, read_head
 from lungfast.frozen.encoders import Encoder, load_encoder, nano_notice
 from lungfast.frozen.nano import NANO_PATH, NANO_SHA256, build_nano, read_nano
@@ -46,6 +48,25 @@ def test_vit_b_equals_sam_predictor(vit_b: Any, vit_b_file: Path, monkeypatch: p
     assert encoder.spec.weights_sha256 == hashlib.sha256(vit_b_file.read_bytes()).hexdigest()
     head = read_head(encoder.head)
     assert torch.equal(head.mask_decoder["iou_token.weight"], vit_b.mask_decoder.iou_token.weight)
+
+
+def test_lean_attention_is_the_stock_function() -> None:
+    """A narrow encoder with SAM's 64 x 64 tokens, relative positions, both kinds of block: 1e-5 relative."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder = ImageEncoderViT(
+            embed_dim=16, depth=2, num_heads=2, use_rel_pos=True, window_size=14, global_attn_indexes=(1,)
+        )
+        for parameter in encoder.parameters():
+            parameter.data.normal_(0, 0.2)
+        image_B3SS = torch.randn(2, 3, 1024, 1024)
+    with torch.inference_mode():
+        stock = encoder(image_B3SS)
+        make_lean(encoder, 4096)
+        lean = encoder(image_B3SS)
+    assert "forward" in vars(encoder.blocks[1].attn)
+    assert "forward" not in vars(encoder.blocks[0].attn)
+    assert (lean - stock).abs().max() <= 1e-5 * stock.abs().max()
 
 
 def test_kind_comes_from_the_file(vit_b_file: Path) -> None:
