@@ -90,7 +90,7 @@ def parse_memory(text: str) -> int:
 
 
 def free_memory() -> int:
-    """Bytes the system could give now without swapping, and no more than the process's control group allows."""
+    """Bytes to be had without swapping, and no more than the process's control group allows."""
     text = Path("/proc/meminfo").read_text() if Path("/proc/meminfo").exists() else ""
     match = re.search(r"MemAvailable:\s*(\d+) kB", text)
     free = int(match.group(1)) * 1024 if match else 4 << 30

@@ -31,7 +31,7 @@ class Frame:
 
     @classmethod
     def of(cls, native_size: Size, input_size: int, resize: ResizeRule) -> Frame:
-        """``longest``: segment-anything's ``ResizeLongestSide.get_preprocess_shape``; ``squash``: full square."""
+        """``longest``: as ``ResizeLongestSide.get_preprocess_shape``; ``squash``: the full square."""
         height, width = native_size
         if min(height, width) < 1:
             raise ValueError(f"an image needs at least one pixel, got {height} x {width}")

@@ -59,7 +59,9 @@ def command(output: Path, seed: int, *, quick: bool) -> None:
     console = Console()
     console.print(cv_table(content))
     seconds = time.monotonic() - started
-    console.print(f"Done in {seconds:.0f} s. Everything is in {output}/.{NEXT}", highlight=False, soft_wrap=True)
+    console.print(
+        f"Done in {seconds:.0f} s. Everything is in {output}/.{NEXT}", highlight=False, soft_wrap=True
+    )
 
 
 def _draw(folder: Path, n_images: int, seed: int) -> None:

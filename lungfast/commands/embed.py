@@ -54,14 +54,19 @@ embed_options = compose(
     ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …"),
     click.option(
-        "--pixels/--no-pixels", default=True, show_default=True, help="Keep a small grey preview of every image."
+        "--pixels/--no-pixels",
+        default=True,
+        show_default=True,
+        help="Keep a small grey preview of every image.",
     ),
     click.option("--fsync", is_flag=True, help="Also survive a power loss (slower)."),
     click.option("--overwrite", is_flag=True, help="Replace the cache at -o."),
 )
 
 
-@click.group("embed", epilog="Example: lungfast embed montgomery DIR -o m.zarr --checkpoint sam_vit_h_4b8939.pth")
+@click.group(
+    "embed", epilog="Example: lungfast embed montgomery DIR -o m.zarr --checkpoint sam_vit_h_4b8939.pth"
+)
 def command() -> None:
     """Encode every image of a dataset once with the frozen image encoder.
 
@@ -83,7 +88,9 @@ def montgomery(directory: Path, **options: Any) -> None:
     "shenzhen", epilog="Example: lungfast embed shenzhen ChinaSet_AllFiles --masks shcxr-lung-mask -o s.zarr"
 )
 @click.argument("directory", type=folder)
-@click.option("--masks", type=folder, help="The folder of *_mask.png; by default it is looked for beside the images.")
+@click.option(
+    "--masks", type=folder, help="The folder of *_mask.png; by default it is looked for beside the images."
+)
 @embed_options
 def shenzhen(directory: Path, masks: Path | None, **options: Any) -> None:
     """The Shenzhen set: ChinaSet_AllFiles/CXR_png, and its masks in a folder of their own."""
@@ -102,9 +109,13 @@ def kaggle(directory: Path, **options: Any) -> None:
     run_embed(lambda: list_kaggle(directory), options)
 
 
-@command.command("pairs", epilog="Example: lungfast embed pairs images --masks masks -o mine.zarr --meta patients.csv")
+@command.command(
+    "pairs", epilog="Example: lungfast embed pairs images --masks masks -o mine.zarr --meta patients.csv"
+)
 @click.argument("images", type=folder)
-@click.option("--masks", type=folder, required=True, help="Masks of the same names, or one folder per structure.")
+@click.option(
+    "--masks", type=folder, required=True, help="Masks of the same names, or one folder per structure."
+)
 @click.option("--meta", type=folder, help="A CSV file with id and any of label, patient, spacing_mm.")
 @embed_options
 def pairs(images: Path, masks: Path, meta: Path | None, **options: Any) -> None:

@@ -17,7 +17,9 @@ import click
     required=True,
     help="The SAM checkpoint that made the embeddings.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The checkpoint to write.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The checkpoint to write."
+)
 @click.option("--decoder", help="A decoder of the run; by default the one that validation prefers.")
 @click.option("--overwrite", is_flag=True, help="Replace the file at -o.")
 def command(run: Path, checkpoint: Path, output: Path, decoder: str | None, *, overwrite: bool) -> None:

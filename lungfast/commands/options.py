@@ -28,9 +28,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
         try:
             number = float(text)
         except ValueError:
-            self.fail(
-                f"found {text!r}, expected numbers separated by commas, such as 1e-4,1e-3", param, ctx
-            )
+            self.fail(f"found {text!r}, expected numbers separated by commas, such as 1e-4,1e-3", param, ctx)
         if not (number < float("inf")) or number != number:
             self.fail(f"found {text!r}, expected a finite number", param, ctx)
         if self.above is not None and number <= self.above:
@@ -108,8 +106,12 @@ training_options = compose(
         show_default=True,
         help="The epoch to keep: lowest validation loss, or the last.",
     ),
-    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Row order and jitter."),
-    click.option("--split-seed", type=click.IntRange(0), default=0, show_default=True, help="Who is in which fold."),
+    click.option(
+        "--seed", type=click.IntRange(0), default=0, show_default=True, help="Row order and jitter."
+    ),
+    click.option(
+        "--split-seed", type=click.IntRange(0), default=0, show_default=True, help="Who is in which fold."
+    ),
     click.option("--folds", type=click.IntRange(3), default=5, show_default=True),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …"),
     click.option(
@@ -128,13 +130,21 @@ training_options = compose(
         help="torch.compile; auto: where the run is long enough to pay for it.",
     ),
     click.option(
-        "--memory", default="auto", show_default=True, help="Memory bound, such as 8GB; auto: half of what is free."
+        "--memory",
+        default="auto",
+        show_default=True,
+        help="Memory bound, such as 8GB; auto: half of what is free.",
     ),
 )
 
 prompt_options = compose(
     click.option(
-        "--points", "points_per_lung", type=click.IntRange(1), default=1, show_default=True, help="Points a lung."
+        "--points",
+        "points_per_lung",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Points a lung.",
     ),
     click.option(
         "--placement",

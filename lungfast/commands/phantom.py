@@ -9,12 +9,18 @@ import click
 from lungfast.errors import UsageError
 
 
-@click.command("phantom", epilog="Example: lungfast phantom -o phantoms --montgomery 60 --shenzhen 80 --seed 1")
+@click.command(
+    "phantom", epilog="Example: lungfast phantom -o phantoms --montgomery 60 --shenzhen 80 --seed 1"
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="A new or empty folder.")
 @click.option("--montgomery", "n_montgomery", type=click.IntRange(0), default=30, show_default=True)
 @click.option("--shenzhen", "n_shenzhen", type=click.IntRange(0), default=30, show_default=True)
 @click.option(
-    "--without-mask", type=click.IntRange(0), default=3, show_default=True, help="Shenzhen images without a mask."
+    "--without-mask",
+    type=click.IntRange(0),
+    default=3,
+    show_default=True,
+    help="Shenzhen images without a mask.",
 )
 @click.option("--size", type=click.IntRange(64), default=512, show_default=True, help="Long side in pixels.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)

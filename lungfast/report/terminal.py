@@ -13,7 +13,18 @@ BEST = "★"
 
 def grid_table(content: Mapping[str, Any]) -> Table:
     """One line per configuration, the winner marked; its test scores in the caption."""
-    table = _table("grid, chosen on validation rows", "", "lr", "wd", "loss", "epoch", "thr", "val F1", "val IoU", "status")
+    table = _table(
+        "grid, chosen on validation rows",
+        "",
+        "lr",
+        "wd",
+        "loss",
+        "epoch",
+        "thr",
+        "val F1",
+        "val IoU",
+        "status",
+    )
     best = content["best"]
     for row in content["rows"]:
         marked = row["decoder"] == best["decoder"]
@@ -36,7 +47,9 @@ def grid_table(content: Mapping[str, Any]) -> Table:
 def cv_table(content: Mapping[str, Any]) -> Table:
     """One line per prompt, mean ± std over folds, the best of several marked; intervals in the caption."""
     rows = content["rows"]
-    table = _table("cross-validation, mean ± std over folds", "", "prompt", "F1", "IoU", "precision", "recall")
+    table = _table(
+        "cross-validation, mean ± std over folds", "", "prompt", "F1", "IoU", "precision", "recall"
+    )
     best = max(rows, key=lambda row: row["f1"]["mean"])
     for row in rows:
         marked = row is best and len(rows) > 1
@@ -56,7 +69,17 @@ def cv_table(content: Mapping[str, Any]) -> Table:
 def fold_table(row: Mapping[str, Any]) -> Table:
     """What one prompt's folds chose and scored."""
     table = _table(
-        f"{row['prompt']}, fold by fold", "fold", "lr", "wd", "loss", "epoch", "thr", "val F1", "test F1", "test IoU", "n"
+        f"{row['prompt']}, fold by fold",
+        "fold",
+        "lr",
+        "wd",
+        "loss",
+        "epoch",
+        "thr",
+        "val F1",
+        "test F1",
+        "test IoU",
+        "n",
     )
     for fold in row["per_fold"]:
         table.add_row(

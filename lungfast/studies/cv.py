@@ -84,7 +84,7 @@ def cross_validate(study: Study, config: CvConfig, made_with: dict[str, Any]) ->
     }
     _write_images(study, list(outcomes.values()), found, images)
     rows = [_row(prompt, found[prompt.kind], images, seed=config.seed) for prompt in config.prompts]
-    content = results("cv", rows, made_with)
+    content = results("cv", rows, made_with | {"training": study.training})
     if len(rows) == 1:
         content |= {name: rows[0][name] for name in ("f1", "iou", "f1_image", "iou_image")}
     study.run.write_results(content)

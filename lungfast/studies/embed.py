@@ -142,4 +142,3 @@ def _usable(
             seen.add(item.content_sha256)
             usable.append((index, item))
     return usable
-

@@ -52,13 +52,15 @@ def grid(study: Study, config: GridConfig, made_with: dict[str, Any]) -> dict[st
     outcomes = study.validate(cells, fitted)
     best = best_of(outcomes)
     test = study.test([best])[0]
-    rows_csv = [row for outcome in outcomes if outcome.val for row in
-                image_rows(outcome, outcome.val, "val", images)]
+    rows_csv = [
+        row for outcome in outcomes if outcome.val for row in image_rows(outcome, outcome.val, "val", images)
+    ]
     study.run.write_rows("per_image.csv", rows_csv + image_rows(best, test, "test", images))
-    content = results("grid", [config_row(outcome) for outcome in outcomes], made_with)
+    content = results(
+        "grid", [config_row(outcome) for outcome in outcomes], made_with | {"training": study.training}
+    )
     content["best"] = config_row(best) | {
         "test": dict(mean_scores(test, chosen(best).index)) | {"n": len(test.images)}
     }
     study.run.write_results(content)
     return content
-

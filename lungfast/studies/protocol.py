@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from lungfast.compute import Precision, resolve_precision
+from lungfast.compute import resolve_precision
 from lungfast.errors import TrainingError
 from lungfast.frozen.prompts import CachePrompts, PromptConfig
-from lungfast.records import DecoderConfig, EpochEnd, Float32, Float64, Int64, Plan, PrecisionName, Split
+from lungfast.records import DecoderConfig, EpochEnd, Float32, Float64, Int64, Plan, Split
 from lungfast.runs import RunFolder, read_tensors
 from lungfast.scored.scores import DEFAULT_THRESHOLDS, ThresholdChoice, choose_threshold, scores_of
 from lungfast.studies.workspace import Workspace, share_memory
@@ -24,6 +24,7 @@ from lungfast.trained.trainer import DIVERGED, Fitted, TrainConfig, Trainer
 
 CHECKPOINT_SECONDS = 60.0
 """A checkpoint of nine decoders is 0.6 GB: once a minute costs about 1 % of the time."""
+CHOSEN = "chosen.json"
 MEASURES = ("f1", "iou", "precision", "recall")
 
 
@@ -111,20 +112,21 @@ class Study:
         self.workspace, self.run, self.listener = workspace, run, listener
         self.settings, self._executor = settings, executor
         self._prompts: dict[tuple[str, str, int], CachePrompts] = {}
+        self._chosen: dict[str, Any] = {}
 
     # --- fit ---
 
     def fit(self, cells: Sequence[Cell]) -> list[Fitted]:
         """Train every cell that has no decoder in the run folder yet; the rest is read from there."""
-        chosen = self._choose_once(len(cells))
-        self.workspace.hold_rows(chosen["row_bytes"])
+        self._choose_once(len(cells))
+        self.workspace.hold_rows(self._chosen["row_bytes"])
         plan = self.plan(cells)
         done = {key: found for key in self._keys(cells) if (found := self._finished(key))}
-        width = chosen["width"]
+        width = self._chosen["width"]
         parts = [plan.part(range(len(cells))[start : start + width]) for start in range(0, len(cells), width)]
         # A part is trained again as a whole: another stack width would round differently.
         unfinished = [part for part in parts if any(config.key not in done for config in part.configs)]
-        for fitted in self._executor(unfinished, lambda part: self._fit_part(part, chosen)):
+        for fitted in self._executor(unfinished, self._fit_part):
             done |= {one.key: one for one in fitted}
         return [done[key] for key in self._keys(cells)]
 
@@ -141,41 +143,44 @@ class Study:
     def prompts(self, cell: Cell) -> CachePrompts:
         key = (cell.split.name, str(cell.prompt), cell.config.seed)
         if key not in self._prompts:
-            self._prompts[key] = self.workspace.prompts(
-                cell.prompt, cell.split.train, seed=cell.config.seed
-            )
+            self._prompts[key] = self.workspace.prompts(cell.prompt, cell.split.train, seed=cell.config.seed)
         return self._prompts[key]
 
     @staticmethod
     def _keys(cells: Sequence[Cell]) -> list[str]:
         return [cell.config.key for cell in cells]
 
-    def _choose_once(self, n_decoders: int) -> dict[str, Any]:
+    @property
+    def training(self) -> dict[str, Any]:
+        """What was chosen for training, for the run's provenance."""
+        return {name: self._chosen.get(name) for name in ("precision", "why", "compile", "width")}
+
+    def _choose_once(self, n_decoders: int) -> None:
         """Precision, compilation and stack width: fixed before the first step, kept for a resume."""
-        if (self.run.path / "chosen.json").exists():
-            return dict(self.run.read("chosen.json"))
+        if (self.run.path / CHOSEN).exists():
+            self._chosen = dict(self.run.read(CHOSEN))
+            return
         precision = resolve_precision(self.settings.precision, self.workspace.device)
         budget = share_memory(self.settings.memory_bytes, n_decoders)
-        chosen = {
+        self._chosen = {
             "precision": precision.name,
             "why": precision.reason,
             "compile": self.settings.compile,
             "width": budget.width,
             "row_bytes": budget.row_bytes,
         }
-        self.run.write("chosen.json", chosen)
-        return chosen
+        self.run.write(CHOSEN, self._chosen)
 
-    def _fit_part(self, plan: Plan, chosen: dict[str, Any]) -> list[Fitted]:
-        precision: PrecisionName = chosen["precision"]
-        config = TrainConfig(
-            **asdict(self.settings.train) | {"precision": precision, "compile": chosen["compile"] == "on"}
+    def _fit_part(self, plan: Plan) -> list[Fitted]:
+        chosen = self._chosen
+        config = replace(
+            self.settings.train, precision=chosen["precision"], compile=chosen["compile"] == "on"
         )
         stack = self.workspace.stack([self.workspace.head.mask_decoder] * len(plan))
         trainer = Trainer(self.workspace.maker(plan), stack, config)
         self.listener.note(
             f"training {len(plan)} decoder{'s' * (len(plan) > 1)} at once in "
-            f"{Precision(name=precision, reason=chosen['why']).name} ({chosen['why']}), {trainer.compile_note}"
+            f"{chosen['precision']} ({chosen['why']}), {trainer.compile_note}"
         )
         name = plan.configs[0].key
         saved = self.run.read_checkpoint(name)
@@ -201,9 +206,7 @@ class Study:
         tensors, notes = read_tensors(path)
         state = {name.removeprefix("mask_decoder."): tensor for name, tensor in tensors.items()}
         losses = {name: tuple(np.nan if v is None else v for v in notes[name]) for name in _LOSSES}
-        return Fitted(
-            key=key, state=state, best_epoch=notes["best_epoch"], status=notes["status"], **losses
-        )
+        return Fitted(key=key, state=state, best_epoch=notes["best_epoch"], status=notes["status"], **losses)
 
     # --- choose on validation, apply to test ---
 
@@ -225,7 +228,9 @@ class Study:
             val = found.get(k)
             choice = choose_threshold(val.values["f1"], self.settings.thresholds) if val else None
             if choice and choice.at_edge:
-                self.listener.note(f"{one.key}: the best threshold {choice.threshold:g} is at the scan's edge")
+                self.listener.note(
+                    f"{one.key}: the best threshold {choice.threshold:g} is at the scan's edge"
+                )
             if one.status == DIVERGED:
                 self.listener.note(f"{one.key} diverged (loss NaN or infinite) and was left out of training")
             outcomes.append(Outcome(cell=cell, fitted=one, val=val, choice=choice))

@@ -128,7 +128,12 @@ class Workspace:
         )
 
     def predict(
-        self, plan: Plan, states: Sequence[Mapping[str, Tensor]], images_K: Sequence[Int64], *, batch_size: int
+        self,
+        plan: Plan,
+        states: Sequence[Mapping[str, Tensor]],
+        images_K: Sequence[Int64],
+        *,
+        batch_size: int,
     ) -> Iterator[tuple[int, int, Float32]]:
         """(decoder, image, logits_hw) for every decoder's own images."""
         rows_K = [self.rows_of(images) for images in images_K]
@@ -159,5 +164,7 @@ class Workspace:
             jobs.append(
                 ScoreJob(logits_hw=logits_hw, frame=self.cache.frame(image), truth_packed=truths[image])
             )
-        for (k, image, _), counts in zip(waiting, count_images(jobs, edges_Q, threads=cpu_count()), strict=True):
+        for (k, image, _), counts in zip(
+            waiting, count_images(jobs, edges_Q, threads=cpu_count()), strict=True
+        ):
             yield k, image, counts

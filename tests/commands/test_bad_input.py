@@ -1,0 +1,181 @@
+"""Every mistake is one line on standard error, with the right exit code, and nothing half-written."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from lungfast.commands import main
+
+
+def call(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+def refuse(code: int, *args: object) -> str:
+    """The one line that a refused command says."""
+    result = call(*args)
+    assert result.exit_code == code, (result.output, result.exception)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    lines = [line for line in result.stderr.splitlines() if line.startswith("lungfast: ")]
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.output
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--lr", "abc", "'abc'"),
+        ("--lr", "1e-3,,1e-4", "''"),
+        ("--lr", "0", "more than 0"),
+        ("--lr", "nan", "finite"),
+        ("--lr", "inf", "finite"),
+        ("--wd", "-1", "at least 0"),
+        ("--loss", "hinge", "dicefocal, dicece"),
+        ("--prompt", "scribble", "points"),
+        ("--epochs", "0", "0"),
+        ("--folds", "2", "2"),
+        ("--device", "abacus", "abacus"),
+        ("--precision", "int4", "int4"),
+        ("--memory", "plenty", "plenty"),
+        ("--memory", "10MB", "too small"),
+        ("--points", "0", "0"),
+    ],
+)
+def test_options(nano_cache: str, tmp_path: Path, option: str, value: str, says: str) -> None:
+    line = refuse(2, "grid", nano_cache, option, value, "-o", tmp_path / "run")
+    assert says in line
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_more_folds_than_patients(nano_cache: str, tmp_path: Path) -> None:
+    line = refuse(2, "cv", nano_cache, "--folds", "16", "-o", tmp_path / "run")
+    assert "16" in line
+    assert "15" in line
+
+
+def test_a_cache_that_is_not_there_or_not_one(tmp_path: Path) -> None:
+    assert "nowhere.zarr" in refuse(1, "grid", tmp_path / "nowhere.zarr", "-o", tmp_path / "run")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.tex").write_text("x")
+    refuse(1, "cv", tmp_path / "folder", "-o", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_folders(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for args in (
+        ("montgomery", tmp_path / "none"),
+        ("montgomery", tmp_path / "empty"),
+        ("shenzhen", tmp_path / "none"),
+        ("kaggle", tmp_path / "empty"),
+        ("pairs", tmp_path / "empty", "--masks", tmp_path / "empty"),
+        ("pairs", tmp_path / "none", "--masks", tmp_path / "empty"),
+    ):
+        refuse(1, "embed", *args, "-o", tmp_path / "x.zarr")
+        assert not (tmp_path / "x.zarr").exists()
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> tuple[Path, Path]:
+    """Six tiny pairs."""
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    images.mkdir()
+    masks.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        Image.fromarray(rng.integers(0, 256, (40, 48), dtype=np.uint8)).save(images / f"p{i}.png")
+        Image.fromarray(np.uint8(np.pad(np.full((20, 20), 255), ((10, 10), (14, 14))))).save(
+            masks / f"p{i}.png"
+        )
+    return images, masks
+
+
+def test_orphans_are_named_and_left_out(pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    images, masks = pairs
+    (masks / "p0.png").unlink()
+    (images / "p1.png").unlink()
+    result = call("embed", "pairs", images, "--masks", masks, "-o", tmp_path / "x.zarr")
+    assert result.exit_code == 0, result.output
+    assert "p0" in result.stderr
+    assert "p1" in result.stderr
+    assert "4 images embedded" in result.stdout
+
+
+def test_unreadable_files_are_skipped_counted_and_listed(pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    images, masks = pairs
+    content = (images / "p2.png").read_bytes()
+    (images / "p2.png").write_bytes(content[: len(content) // 2])
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(masks / "p4.png")
+    result = call("embed", "pairs", images, "--masks", masks, "-o", tmp_path / "x.zarr")
+    assert result.exit_code == 1
+    assert "2 images could not be read" in result.stderr
+    assert "p2.png" in result.stderr
+    assert "40 x 48" in result.stderr or "(40, 48)" in result.stderr
+    assert "4 images embedded" in result.stdout
+    assert '"images": 4' in call("cache", "info", tmp_path / "x.zarr", "--json").stdout
+
+
+def test_nothing_readable_at_all(pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    images, masks = pairs
+    for path in images.iterdir():
+        path.write_bytes(b"no image")
+    assert "no image could be read" in refuse(
+        1, "embed", "pairs", images, "--masks", masks, "-o", tmp_path / "x.zarr"
+    )
+
+
+def test_embedding_again_does_nothing_and_other_settings_are_refused(
+    pairs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    images, masks = pairs
+    args = ["embed", "pairs", images, "--masks", masks, "-o", tmp_path / "x.zarr"]
+    assert call(*args).exit_code == 0
+    again = call(*args)
+    assert "0 images embedded, 6 were there already" in again.stdout
+    assert "resize" in refuse(1, *args, "--resize", "squash")
+    assert call(*args, "--resize", "squash", "--overwrite").exit_code == 0
+
+
+def test_checkpoints(pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    images, masks = pairs
+    args = ["embed", "pairs", images, "--masks", masks, "-o", tmp_path / "x.zarr"]
+    assert "none.pth" in refuse(1, *args, "--checkpoint", tmp_path / "none.pth")
+    (tmp_path / "bad.pth").write_bytes(b"PK\x03\x04 truncated")
+    refuse(1, *args, "--checkpoint", tmp_path / "bad.pth")
+    line = refuse(1, *args, "--encoder", "vit_h")
+    assert "sam_vit_h_4b8939.pth" in line
+    assert not (tmp_path / "x.zarr").exists()
+
+
+def test_meta(pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    images, masks = pairs
+    meta = tmp_path / "meta.csv"
+    meta.write_text("id,age\np0,3\n")
+    assert "age" in refuse(
+        1, "embed", "pairs", images, "--masks", masks, "--meta", meta, "-o", tmp_path / "x.zarr"
+    )
+
+
+def test_a_folder_of_something_else_is_not_written_into(pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    images, masks = pairs
+    target = tmp_path / "thesis"
+    target.mkdir()
+    (target / "thesis.tex").write_text("x")
+    refuse(1, "embed", "pairs", images, "--masks", masks, "-o", target, "--overwrite")
+    assert [path.name for path in target.iterdir()] == ["thesis.tex"]
+    assert "not empty" in refuse(2, "demo", "-o", target)
+    assert "not empty" in refuse(2, "phantom", "-o", target)
+
+
+def test_an_incomplete_cache_says_what_to_do(nano_cache: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.zarr"
+    shutil.copytree(nano_cache, copy)
+    (copy / "complete.json").unlink()
+    assert "embed again" in refuse(1, "grid", copy, "-o", tmp_path / "run")
