@@ -140,7 +140,8 @@ def choose_threshold(f1_NQ: Float64, thresholds_Q: Sequence[float] | Float64) ->
     mean_Q = f1_NQ.mean(axis=0)
     tied = np.flatnonzero(mean_Q >= mean_Q.max() - SAME_F1)
     # rounded, as |0.7 - 0.5| < |0.3 - 0.5| in float64
-    index = int(min(tied, key=lambda q: (round(abs(thresholds[q] - 0.5), 9), thresholds[q])))
+    distance_Q = np.round(np.abs(thresholds - 0.5), 9)
+    index = int(tied[np.lexsort((thresholds[tied], distance_Q[tied]))[0]])
     return ThresholdChoice(
         threshold=float(thresholds[index]),
         index=index,
@@ -173,7 +174,7 @@ def per_image_summary(
             expected="one patient per image, at least one image",
         )
     _, owner_N = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    sum_P, size_P = np.bincount(owner_N, weights=values), np.bincount(owner_N)
+    sum_P, size_P = np.bincount(owner_N, weights=values).astype(np.float64), np.bincount(owner_N)
     if size_P.size == 1:
         return ImageSummary(mean=float(values.mean()), n=values.size, ci95=None)
     means_D = _bootstrap_means(sum_P, size_P, seed, draws)
