@@ -14,6 +14,7 @@ Stored as float16 (13.7 MB), read as float32.
 from __future__ import annotations
 
 import hashlib
+import sys
 import math
 from functools import partial
 from pathlib import Path
@@ -120,7 +121,7 @@ def main() -> None:
     content = save(build_nano())
     write_atomic(NANO_PATH, content)
     digest = hashlib.sha256(content).hexdigest()
-    print(f"{NANO_PATH} {len(content)} bytes sha256 {digest}")  # noqa: T201
+    sys.stdout.write(f"{NANO_PATH} {len(content)} bytes sha256 {digest}\n")
 
 
 if __name__ == "__main__":
