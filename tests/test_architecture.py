@@ -27,7 +27,11 @@ def n_lines(function: ast.FunctionDef) -> int:
 @pytest.mark.process
 def test_imports_point_down_only() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from importlinter.cli import lint_imports; import sys; sys.exit(lint_imports('setup.cfg'))"],
+        [
+            sys.executable,
+            "-c",
+            "from importlinter.cli import lint_imports; import sys; sys.exit(lint_imports('setup.cfg'))",
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -67,7 +71,9 @@ def test_functions_are_short() -> None:
 def test_functions_take_at_most_seven_arguments_and_booleans_by_name() -> None:
     for path in SOURCES:
         for function in functions_of(path):
-            positional = [a for a in function.args.posonlyargs + function.args.args if a.arg not in {"self", "cls"}]
+            positional = [
+                a for a in function.args.posonlyargs + function.args.args if a.arg not in {"self", "cls"}
+            ]
             everything = positional + function.args.kwonlyargs
             if "commands" not in path.parts:
                 assert len(everything) <= 7, f"{path.name}: {function.name}"

@@ -12,7 +12,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("8GB", 8_000_000_000), ("500 MiB", 500 << 20), ("2g", 2_000_000_000), ("1.5KiB", 1536), ("77", 77)]
+    ("text", "expected"),
+    [("8GB", 8_000_000_000), ("500 MiB", 500 << 20), ("2g", 2_000_000_000), ("1.5KiB", 1536), ("77", 77)],
 )
 def test_sizes(text: str, expected: int) -> None:
     assert compute.parse_memory(text) == expected

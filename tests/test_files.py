@@ -12,7 +12,9 @@ from lungfast.errors import LungfastError
 from lungfast.files import file_sha256, is_locked, locked, write_atomic, write_json
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file_and_no_rubbish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"n": 1})
 
@@ -37,7 +39,10 @@ def test_a_second_holder_learns_the_first_ones_pid(tmp_path: Path) -> None:
     path = tmp_path / "deep" / ".lock"
     with locked(path, "the cache m.zarr"):
         assert is_locked(path)
-        with pytest.raises(LungfastError, match=rf"m\.zarr is being written.*pid {os.getpid()}"), locked(path, "the cache m.zarr"):
+        with (
+            pytest.raises(LungfastError, match=rf"m\.zarr is being written.*pid {os.getpid()}"),
+            locked(path, "the cache m.zarr"),
+        ):
             pass
     assert not is_locked(path)
     with locked(path, "again"):

@@ -18,7 +18,10 @@ def test_an_existing_run_needs_resume_or_overwrite(tmp_path: Path) -> None:
     path = tmp_path / "run"
     with open_run(path, QUESTION):
         pass
-    with pytest.raises(UsageError, match=r"unfinished run.*--resume or --overwrite"), open_run(path, QUESTION):
+    with (
+        pytest.raises(UsageError, match=r"unfinished run.*--resume or --overwrite"),
+        open_run(path, QUESTION),
+    ):
         pass
     with open_run(path, QUESTION, resume=True) as run:
         run.write_results({"rows": []})
@@ -33,7 +36,10 @@ def test_resume_refuses_another_question_and_names_the_field(tmp_path: Path) -> 
     with open_run(tmp_path / "run", QUESTION):
         pass
     other = {"study": "grid", "settings": {"epochs": 4, "lr": [1e-3]}}
-    with pytest.raises(RunError, match="epochs differs; found 3 then, 4 now"), open_run(tmp_path / "run", other, resume=True):
+    with (
+        pytest.raises(RunError, match="epochs differs; found 3 then, 4 now"),
+        open_run(tmp_path / "run", other, resume=True),
+    ):
         pass
 
 
@@ -46,13 +52,20 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_both_flags_exclude_each_other(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="exclude each other"), open_run(tmp_path / "r", QUESTION, resume=True, overwrite=True):
+    with (
+        pytest.raises(UsageError, match="exclude each other"),
+        open_run(tmp_path / "r", QUESTION, resume=True, overwrite=True),
+    ):
         pass
 
 
 def test_a_second_writer_is_kept_out(tmp_path: Path) -> None:
     path = tmp_path / "run"
-    with open_run(path, QUESTION), pytest.raises(LungfastError, match="pid"), open_run(path, QUESTION, resume=True):
+    with (
+        open_run(path, QUESTION),
+        pytest.raises(LungfastError, match="pid"),
+        open_run(path, QUESTION, resume=True),
+    ):
         pass
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,7 +30,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
             number = float(text)
         except ValueError:
             self.fail(f"found {text!r}, expected numbers separated by commas, such as 1e-4,1e-3", param, ctx)
-        if not (number < float("inf")) or number != number:
+        if not math.isfinite(number):
             self.fail(f"found {text!r}, expected a finite number", param, ctx)
         if self.above is not None and number <= self.above:
             self.fail(f"found {text!r}, expected more than {self.above:g}", param, ctx)

@@ -1,4 +1,4 @@
-"""Real processes: the entry point, help in half a second, kill -9 in the middle and going on to the same bytes."""
+"""Real processes: the launcher, and kill -9 in the middle with going on to the same bytes."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from lungfast.commands import main
 
 TINY = ["--epochs", "1", "--folds", "3", "--compile", "off", "--precision", "fp32"]
+FOUR = ["--lr", "1e-4,1e-3", "--wd", "0,1e-2", *TINY]
 
 
 def call(*args: object) -> Result:
@@ -34,9 +35,7 @@ def read(run: Path, name: str = "results.json") -> Any:
 @pytest.fixture(scope="module")
 def grid_run(nano_cache: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     run = tmp_path_factory.mktemp("runs") / "grid"
-    result = done(
-        "grid", nano_cache, "--lr", "1e-4,1e-3", "--wd", "0,1e-2", *TINY, "-o", run, "--save-logits"
-    )
+    result = done("grid", nano_cache, *FOUR, "-o", run, "--save-logits")
     return run, result.output
 
 
@@ -139,8 +138,8 @@ def test_cv_tests_every_image_once_per_prompt(cv_run: tuple[Path, str]) -> None:
 
 
 def test_one_prompt_puts_the_figures_at_the_top(nano_cache: str, tmp_path: Path) -> None:
-    done("cv", nano_cache, "--prompt", "both-auto", "--box", "per-lung", "--points", "2", "--negative-points", "1",
-         "--loss", "dicece", *TINY, "-o", tmp_path / "cv")  # fmt: skip
+    prompt = "--prompt both-auto --box per-lung --points 2 --negative-points 1".split()
+    done("cv", nano_cache, *prompt, "--loss", "dicece", *TINY, "-o", tmp_path / "cv")
     content = read(tmp_path / "cv")
     for name in ("f1", "iou", "f1_image", "iou_image"):
         assert content[name] == content["rows"][0][name]
@@ -153,11 +152,7 @@ def test_the_same_run_twice_gives_the_same_bytes(
     done(
         "grid",
         nano_cache,
-        "--lr",
-        "1e-4,1e-3",
-        "--wd",
-        "0,1e-2",
-        *TINY,
+        *FOUR,
         "-o",
         tmp_path / "again",
         "--save-logits",
@@ -188,11 +183,7 @@ def test_resuming_a_complete_run_shows_it_again(nano_cache: str, grid_run: tuple
     again = done(
         "grid",
         nano_cache,
-        "--lr",
-        "1e-4,1e-3",
-        "--wd",
-        "0,1e-2",
-        *TINY,
+        *FOUR,
         "-o",
         run,
         "--save-logits",
@@ -232,7 +223,7 @@ def test_a_cache_travels_as_hdf5(nano_cache: str, grid_run: tuple[Path, str], tm
     assert {k: v for k, v in one.items() if "bytes" not in k and k != "url"} == {
         k: v for k, v in two.items() if "bytes" not in k and k != "url"
     }
-    done("grid", tmp_path / "copy.zarr", "--lr", "1e-4,1e-3", "--wd", "0,1e-2", *TINY, "-o", tmp_path / "g")
+    done("grid", tmp_path / "copy.zarr", *FOUR, "-o", tmp_path / "g")
     assert read(tmp_path / "g")["rows"] == read(grid_run[0])["rows"]
 
 

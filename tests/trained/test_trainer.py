@@ -47,8 +47,12 @@ class Tokens:
     n_instances, n_tokens = 1, 2
 
     def tokens(self, rows_B: Int64, *, epoch: int | None) -> PromptTokens:
-        made = [np.random.default_rng([int(row), (epoch or 0) + 1]).normal(0, 0.1, (1, 2, C)) for row in rows_B]
-        return PromptTokens(tokens_BIPC=np.stack(made).astype(np.float32), mask_BIP=np.ones((len(rows_B), 1, 2), bool))
+        made = [
+            np.random.default_rng([int(row), (epoch or 0) + 1]).normal(0, 0.1, (1, 2, C)) for row in rows_B
+        ]
+        return PromptTokens(
+            tokens_BIPC=np.stack(made).astype(np.float32), mask_BIP=np.ones((len(rows_B), 1, 2), bool)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -128,17 +132,23 @@ def test_resume_from_any_epoch_gives_the_same_bytes(initial: dict[str, torch.Ten
             assert one.train_loss == resumed[key].train_loss
 
 
-def test_a_diverging_decoder_leaves_its_neighbour_as_it_would_be_alone(initial: dict[str, torch.Tensor]) -> None:
+def test_a_diverging_decoder_leaves_its_neighbour_as_it_would_be_alone(
+    initial: dict[str, torch.Tensor],
+) -> None:
     wild = DecoderConfig(key="wild", lr=1e30, wd=0)
     both = run(trainer_of(plan_of(wild, FAST), initial, schedule="constant"))
-    calm = run(trainer_of(plan_of(DecoderConfig(key="calm", lr=1e-9, wd=0), FAST), initial, schedule="constant"))
+    calm = run(
+        trainer_of(plan_of(DecoderConfig(key="calm", lr=1e-9, wd=0), FAST), initial, schedule="constant")
+    )
     assert both["wild"].status == DIVERGED
     assert both["fast"].status == "done"
     assert same(both["fast"], calm["fast"])
 
 
 def test_every_decoder_may_diverge(initial: dict[str, torch.Tensor]) -> None:
-    trainer = trainer_of(plan_of(DecoderConfig(key="wild", lr=1e30, wd=0)), initial, epochs=5, schedule="constant")
+    trainer = trainer_of(
+        plan_of(DecoderConfig(key="wild", lr=1e30, wd=0)), initial, epochs=5, schedule="constant"
+    )
     ends = list(trainer.epochs())
     assert len(ends) < 5
     assert trainer.fitted()[0].status == DIVERGED
@@ -171,7 +181,9 @@ def test_predict_yields_every_row_of_every_decoder_once(initial: dict[str, torch
     plan = plan_of(SLOW, FAST)
     trainer = trainer_of(plan, initial)
     rows_K = [np.array([3, 1, 2, 8, 7]), np.array([0])]
-    found = {(k, row): logits for k, row, logits in predict(trainer._maker, trainer._stack, rows_K, batch_size=2)}
+    found = {
+        (k, row): logits for k, row, logits in predict(trainer._maker, trainer._stack, rows_K, batch_size=2)
+    }
     assert set(found) == {(0, 3), (0, 1), (0, 2), (0, 8), (0, 7), (1, 0)}
     assert all(logits.shape == (16, 16) and logits.dtype == np.float32 for logits in found.values())
 
