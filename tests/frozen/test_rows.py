@@ -80,8 +80,10 @@ def test_both_sources_give_what_was_asked_in_order(
 def test_memory_decides(cache: EmbeddingCache) -> None:
     needed = resident_bytes(cache)
     assert needed == 5 * (9 * 8 * 2 + 144)
-    assert isinstance(open_rows(cache, needed), ResidentRows)
-    assert isinstance(open_rows(cache, needed - 1), StreamedRows)
+    for batch_rows in (4, 8):
+        total = needed + 5 * rows_module.IMAGE_BYTES + 2 * batch_rows * ROW_BYTES
+        assert isinstance(open_rows(cache, total, batch_rows=batch_rows), ResidentRows)
+        assert isinstance(open_rows(cache, total - 1, batch_rows=batch_rows), StreamedRows)
 
 
 @pytest.mark.parametrize(("memory_rows", "expected"), [(8, 8), (12, 12), (20, 20), (1000, 4 + 4 + 16)])
