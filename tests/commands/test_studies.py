@@ -138,7 +138,7 @@ def test_cv_tests_every_image_once_per_prompt(cv_run: tuple[Path, str]) -> None:
 
 
 def test_one_prompt_puts_the_figures_at_the_top(nano_cache: str, tmp_path: Path) -> None:
-    prompt = "--prompt both-auto --box per-lung --points 2 --negative-points 1".split()
+    prompt = ["--prompt", "both-auto", "--box", "per-lung", "--points", "2", "--negative-points", "1"]
     done("cv", nano_cache, *prompt, "--loss", "dicece", *TINY, "-o", tmp_path / "cv")
     content = read(tmp_path / "cv")
     for name in ("f1", "iou", "f1_image", "iou_image"):

@@ -1,0 +1,64 @@
+"""A run's decoder in a full SAM checkpoint: strict loading, the rest unchanged, the wrong base refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from segment_anything import sam_model_registry
+
+from lungfast.errors import CheckpointError, UsageError
+from lungfast.files import file_sha256, write_json
+from lungfast.runs import RunFolder
+from lungfast.studies.export import best_decoder, export
+
+
+def run_of(folder: Path, sam: Any, sha256: str) -> Path:
+    """A grid's folder with one decoder, every trained value moved by one."""
+    run = RunFolder(folder, {})
+    folder.mkdir()
+    moved = {name: tensor + 1 for name, tensor in sam.mask_decoder.state_dict().items()}
+    run.write_decoder("winner", moved, {})
+    write_json(
+        folder / "results.json",
+        {
+            "best": {"decoder": "winner"},
+            "provenance": {"cache": {"encoder": {"name": "vit_b", "weights_sha256": sha256}}},
+        },
+    )
+    return folder
+
+
+def test_the_export_is_a_strict_sam_with_the_runs_decoder(
+    vit_b: Any, vit_b_file: Path, tmp_path: Path
+) -> None:
+    run = run_of(tmp_path / "run", vit_b, file_sha256(vit_b_file))
+    out = tmp_path / "out.pth"
+    done = export(run, vit_b_file, out)
+    assert done.decoder == "winner"
+    assert "not validated" in done.caution
+    loaded = sam_model_registry["vit_b"](checkpoint=str(out)).state_dict()
+    for name, tensor in vit_b.state_dict().items():
+        expected = tensor + 1 if name.startswith("mask_decoder.") else tensor
+        assert torch.equal(loaded[name], expected), name
+    out.unlink()
+
+
+def test_another_base_is_refused(vit_b: Any, vit_b_file: Path, tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run", vit_b, "0" * 64)
+    with pytest.raises(CheckpointError, match="did not make this run's embeddings"):
+        export(run, vit_b_file, tmp_path / "out.pth")
+    with pytest.raises(UsageError, match="winner"):
+        export(run, vit_b_file, tmp_path / "out.pth", decoder="loser")
+    assert not (tmp_path / "out.pth").exists()
+
+
+def test_cv_gives_the_fold_that_validation_prefers() -> None:
+    folds = [
+        {"decoder": "a", "val_f1": 0.9},
+        {"decoder": "b", "val_f1": 0.95},
+        {"decoder": "c", "val_f1": None},
+    ]
+    assert best_decoder({"rows": [{"per_fold": folds}]}) == "b"
