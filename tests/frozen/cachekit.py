@@ -1,8 +1,9 @@
-"""Small caches for the cache's tests: 2-D everything is tiny, sizes are odd, masks touch every edge."""
+"""Small caches for the cache's tests: everything is tiny, sizes are odd, masks touch every edge."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ SPEC = EncoderSpec(
 )
 FINGERPRINT = Fingerprint.of(SPEC, dtype="float16", compute_dtype="float32", device_class="cpu")
 SIZES = ((37, 53), (53, 37), (40, 40), (1, 9))
+INDICES = (0, 2)
+"""Rows of the cache that is killed and resumed; row 1 was skipped."""
 HEAD = b"prompt encoder and decoder"
 
 
@@ -42,6 +45,10 @@ def features(index: int) -> Float32:
     return np.random.default_rng(100 + index).normal(size=shape).astype(np.float32)
 
 
+def opened(url: str, n_images: int = 3, *, overwrite: bool = False) -> AbstractContextManager[CacheWriter]:
+    return CacheWriter.open(url, spec=SPEC, fingerprint=FINGERPRINT, n_images=n_images, overwrite=overwrite)
+
+
 def fill(writer: CacheWriter, indices: Iterable[int]) -> None:
     """What embed does: the rows that are not done, the head, the end."""
     writer.put_blob("head.safetensors", HEAD)
@@ -53,7 +60,7 @@ def fill(writer: CacheWriter, indices: Iterable[int]) -> None:
 
 def make(url: str, indices: Iterable[int] = (0, 1, 3), n_images: int = 5) -> str:
     """A complete cache; rows 2 and 4 are holes unless told otherwise."""
-    with CacheWriter.open(url, spec=SPEC, fingerprint=FINGERPRINT, n_images=n_images) as writer:
+    with opened(url, n_images) as writer:
         fill(writer, indices)
     return url
 
