@@ -1,8 +1,8 @@
 """What every benchmark shares: interleaved timing, the machine's limits, one JSON record per script.
 
 Comes in: named callables. Goes out: seconds per candidate and ``benchmarks/records/NAME.json``, from which
-``benchmarks/tables.py`` writes README.md. A record's content holds ``title``, ``question`` and ``tables``
-(a list of rows, each a dict with the same keys, one Markdown table); hardware and versions are added here.
+``benchmarks/tables.py`` writes README.md. A record's content holds ``title``, ``question`` and ``tables``: a
+list of tables, each a list of rows, each a dict from column to value. Hardware and versions are added here.
 """
 
 from __future__ import annotations
