@@ -31,8 +31,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from lungfast.trained.fused import attend, update
 from lungfast.trained.parameters import HEADS
 
 ABSORB_BELOW = 17
@@ -95,6 +97,34 @@ class Sharing:
         return split.reshape(self.groups * self.decoders, self.images * self.prompts, n, c)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageTokens:
+    """The image side: values (S, N, C), and positions, the same with the positional encoding added.
+
+    ``fused`` sends the absorbed attentions through fused.py (one decoder, CPU, eager). There the gradient of
+    the values includes the positions', which carry none.
+    """
+
+    value_SNC: Tensor
+    position_SNC: Tensor
+    share: Sharing
+    fused: bool
+
+    @classmethod
+    def of(cls, value_SNC: Tensor, encoding_NC: Tensor, share: Sharing, *, fused: bool) -> ImageTokens:
+        position_SNC = (value_SNC.detach() if fused else value_SNC) + encoding_NC
+        return cls(value_SNC=value_SNC, position_SNC=position_SNC, share=share, fused=fused)
+
+
+def layer_norm(x_KC: Tensor, weight_KC: Tensor, bias_KC: Tensor, eps: float = 1e-5) -> Tensor:
+    """K layer norms over the last axis of (K, ..., C)."""
+    shape = x_KC.shape[-1:]
+    if weight_KC.shape[0] == 1:  # torch's fused kernel takes one weight
+        return F.layer_norm(x_KC, shape, weight_KC[0], bias_KC[0], eps)
+    per_decoder = (weight_KC.shape[0], *[1] * (x_KC.dim() - 2), *shape)
+    return F.layer_norm(x_KC, shape, eps=eps) * weight_KC.view(per_decoder) + bias_KC.view(per_decoder)
+
+
 def linear(x_KRTC: Tensor, weight_KOC: Tensor, bias_KO: Tensor | None) -> Tensor:
     """K linear layers, each on its own decoder's rows: (K, R, T, C) -> (K, R, T, O)."""
     k, r, t, c = x_KRTC.shape
@@ -137,32 +167,34 @@ def self_attention(params: Params, qk_KRTC: Tensor, value_KRTC: Tensor, key_bias
     return linear(out, params["out_proj.weight"], params["out_proj.bias"])
 
 
-def token_to_image(
-    params: Params, query_KRTC: Tensor, key_SNC: Tensor, value_SNC: Tensor, share: Sharing
-) -> Tensor:
-    """Tokens attend to the image; ``key_SNC`` has the positional encoding added, ``value_SNC`` not."""
+def token_to_image(params: Params, query_KRTC: Tensor, image: ImageTokens) -> Tensor:
+    """Tokens attend to the image: (K, R, T, C)."""
     q = linear(query_KRTC, params["q_proj.weight"], params["q_proj.bias"])
     q = _heads(q * (q.shape[-1] // HEADS) ** -0.5)
     if query_KRTC.shape[2] < ABSORB_BELOW:
-        out = _absorbed_to_image(params, q, key_SNC, value_SNC, share)
+        out = _absorbed_to_image(params, q, image)
     else:
-        out = _stock_to_image(params, q, key_SNC, value_SNC, share)
+        out = _stock_to_image(params, q, image)
     return linear(out, params["out_proj.weight"], params["out_proj.bias"])
 
 
-def _absorbed_to_image(params: Params, q_KRhTd: Tensor, key: Tensor, value: Tensor, share: Sharing) -> Tensor:
+def _absorbed_to_image(params: Params, q_KRhTd: Tensor, image: ImageTokens) -> Tensor:
     *_, h, t, _ = q_KRhTd.shape
     columns = _per_head(q_KRhTd, _rows_per_head(params["k_proj.weight"]))
-    logits = torch.bmm(share.gather(columns.flatten(2, 3)), key.transpose(1, 2))
-    seen = torch.unflatten(share.scatter(torch.bmm(torch.softmax(logits, -1), value)), 2, (h, t))
-    weight = _rows_per_head(params["v_proj.weight"]).transpose(2, 3)
-    out = _per_head(seen, weight).transpose(2, 3).flatten(3)
-    return out + params["v_proj.bias"][:, None, None]
+    columns = image.share.gather(columns.flatten(2, 3))
+    if image.fused:
+        seen = attend(columns, image.value_SNC, image.position_SNC)
+    else:
+        logits = torch.bmm(columns, image.position_SNC.transpose(1, 2))
+        seen = torch.bmm(torch.softmax(logits, -1), image.value_SNC)
+    seen = torch.unflatten(image.share.scatter(seen), 2, (h, t))
+    out = _per_head(seen, _rows_per_head(params["v_proj.weight"]).transpose(2, 3))
+    return out.transpose(2, 3).flatten(3) + params["v_proj.bias"][:, None, None]
 
 
-def _stock_to_image(params: Params, q_KRhTd: Tensor, key: Tensor, value: Tensor, share: Sharing) -> Tensor:
-    k = _heads(_project_image(params["k_proj.weight"], key, share))
-    v = _heads(_project_image(params["v_proj.weight"], value, share))
+def _stock_to_image(params: Params, q_KRhTd: Tensor, image: ImageTokens) -> Tensor:
+    k = _heads(_project_image(params["k_proj.weight"], image.position_SNC, image.share))
+    v = _heads(_project_image(params["v_proj.weight"], image.value_SNC, image.share))
     out = torch.softmax(q_KRhTd @ k.transpose(-1, -2), -1) @ v
     return out.transpose(2, 3).flatten(3) + params["v_proj.bias"][:, None, None]
 
@@ -180,47 +212,55 @@ def _project_image(weight_KOC: Tensor, image_SNC: Tensor, share: Sharing) -> Ten
 
 def image_to_token(
     params: Params,
-    query_SNC: Tensor,
+    image: ImageTokens,
     tokens: tuple[Tensor, Tensor, Tensor],
-    residual_SNC: Tensor,
-    share: Sharing,
+    norm: tuple[Tensor, Tensor],
 ) -> Tensor:
-    """The image attends to the tokens, and the residual is added: (K, R, N, C).
+    """The image attends to the tokens; residual and layer norm included: (K, R, N, C).
 
-    ``tokens`` are keys (with the prompt's own encoding added), values, and the keys' bias (K, R, T).
+    ``tokens`` are keys (with the prompt's own encoding added), values, and the keys' bias (K, R, T); ``norm``
+    are weight and bias (K, C).
     """
     key_KRTC, value_KRTC, key_bias_KRT = tokens
     k = _heads(linear(key_KRTC, params["k_proj.weight"], None))
     k = k * k.shape[-1] ** -0.5
     v = _heads(linear(value_KRTC, params["v_proj.weight"], params["v_proj.bias"]))
     if key_KRTC.shape[2] < ABSORB_BELOW:
-        return _absorbed_to_token(params, query_SNC, (k, v, key_bias_KRT), residual_SNC, share)
-    q = _heads(_project_image(params["q_proj.weight"], query_SNC, share))
+        return _absorbed_to_token(params, image, (k, v, key_bias_KRT), norm)
+    q = _heads(_project_image(params["q_proj.weight"], image.position_SNC, image.share))
     q = q + torch.unflatten(params["q_proj.bias"], 1, (HEADS, 1, -1))[:, None]
     logits = q @ k.transpose(-1, -2) + key_bias_KRT[:, :, None, None]
     out = (torch.softmax(logits, -1) @ v).transpose(2, 3).flatten(3)
-    return linear(out, params["out_proj.weight"], params["out_proj.bias"]) + share.spread(residual_SNC)
+    out = linear(out, params["out_proj.weight"], params["out_proj.bias"])
+    return layer_norm(image.share.spread(image.value_SNC) + out, *norm)
 
 
 def _absorbed_to_token(
     params: Params,
-    query: Tensor,
+    image: ImageTokens,
     tokens: tuple[Tensor, Tensor, Tensor],
-    residual: Tensor,
-    share: Sharing,
+    norm: tuple[Tensor, Tensor],
 ) -> Tensor:
     k, v, key_bias_KRT = tokens
     decoders, r, h, t, _ = k.shape
-    columns = _per_head(k, _rows_per_head(params["q_proj.weight"]))
+    share = image.share
+    columns = share.gather(_per_head(k, _rows_per_head(params["q_proj.weight"])).flatten(2, 3))
     query_bias = torch.unflatten(params["q_proj.bias"], 1, (HEADS, -1))
     bias_KRhT = (k * query_bias[:, None, :, None]).sum(-1) + key_bias_KRT[:, :, None]
-    # logits lie as (heads, T, N): the softmax over the few tokens then runs along N, in full vectors
-    logits = share.scatter(torch.bmm(share.gather(columns.flatten(2, 3)), query.transpose(1, 2)))
-    logits = torch.unflatten(logits, 2, (h, t)) + bias_KRhT[..., None]
-    attention = torch.softmax(logits, 3).flatten(2, 3).flatten(0, 1)
     # each head's attention sums to 1, so an eighth of the output bias in every row adds up to the bias
     rows = _per_head(v, torch.unflatten(params["out_proj.weight"], 2, (HEADS, -1)).permute(0, 2, 3, 1))
     rows = rows + (params["out_proj.bias"] / HEADS)[:, None, None, None]
+    if image.fused:
+        samples = len(columns)
+        rows_SJxC = rows.reshape(samples, -1, h * t, rows.shape[-1])
+        pair = (image.value_SNC, image.position_SNC)
+        one_norm = (norm[0][0], norm[1][0])
+        out = update(columns, bias_KRhT.reshape(samples, -1), rows_SJxC, pair, one_norm, t)
+        return out.view(decoders, r, *out.shape[1:])
+    # logits lie as (heads, T, N): the softmax over the few tokens then runs along N, in full vectors
+    logits = share.scatter(torch.bmm(columns, image.position_SNC.transpose(1, 2)))
+    logits = torch.unflatten(logits, 2, (h, t)) + bias_KRhT[..., None]
+    attention = torch.softmax(logits, 3).flatten(2, 3).flatten(0, 1)
     rows = rows.reshape(decoders * r, h * t, -1)
-    out = torch.baddbmm(share.spread(residual).flatten(0, 1), attention.transpose(1, 2), rows)
-    return out.view(decoders, r, *out.shape[1:])
+    out = torch.baddbmm(share.spread(image.value_SNC).flatten(0, 1), attention.transpose(1, 2), rows)
+    return layer_norm(out.view(decoders, r, *out.shape[1:]), *norm)

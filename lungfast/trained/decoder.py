@@ -20,15 +20,19 @@ from torch import Tensor
 
 from lungfast.records import Size
 from lungfast.trained.attention import (
+    ABSORB_BELOW,
+    ImageTokens,
     Params,
     Scope,
     Sharing,
     image_to_token,
     key_bias,
+    layer_norm,
     linear,
     self_attention,
     token_to_image,
 )
+from lungfast.trained.fused import pixel_logits
 from lungfast.trained.parameters import MASK_TOKEN, OUTPUT_TOKENS, Layout, from_token_major
 
 INFERENCE_TOKENS = 16384
@@ -48,6 +52,8 @@ class Inputs:
     encoding_NC: Tensor
     tokens_KBIPC: Tensor
     mask_KBIP: Tensor
+    fused: bool
+    """Through the hand-written kernels of fused.py: for one decoder, eager, on a CPU."""
 
 
 def decode(params: Params, inputs: Inputs) -> Tensor:
@@ -57,11 +63,10 @@ def decode(params: Params, inputs: Inputs) -> Tensor:
     """
     mask_KR1C, image_KRNC = _transform(params, inputs)
     hyper_KRc = _hypernetwork(Scope(params, f"output_hypernetworks_mlps.{MASK_TOKEN}."), mask_KR1C).flatten(2)
-    pixels_KRXc = _upscale(Scope(params, "output_upscaling."), image_KRNC)
-    k, r, x, c = pixels_KRXc.shape
-    logits = torch.bmm(pixels_KRXc.reshape(k * r, x, c), hyper_KRc.reshape(k * r, c, 1))
+    logits_KRX = _mask_logits(Scope(params, "output_upscaling."), image_KRNC, hyper_KRc, fused=inputs.fused)
+    k, r, x = logits_KRX.shape
     images = inputs.tokens_KBIPC.shape[1]
-    logits_KBIX = logits.view(k, images, r // images, x)
+    logits_KBIX = logits_KRX.view(k, images, r // images, x)
     merged = logits_KBIX[:, :, 0] if r == images else logits_KBIX.amax(2)
     return merged.to(torch.promote_types(merged.dtype, torch.float32))
 
@@ -71,21 +76,23 @@ def _transform(params: Params, inputs: Inputs) -> tuple[Tensor, Tensor]:
     tokens, bias = _all_tokens(params, inputs)
     k, r, *_ = tokens.shape
     groups, images, n, c = inputs.image_GBNC.shape
+    # position-only gradients are folded into the image's where the absorbed kernels take both
+    fused = inputs.fused and tokens.shape[2] < ABSORB_BELOW
     share = Sharing(groups=groups, decoders=k // groups, images=images, prompts=r // images)
-    image = inputs.image_GBNC.reshape(groups * images, n, c)
+    value = inputs.image_GBNC.reshape(groups * images, n, c)
+    image = ImageTokens.of(value, inputs.encoding_NC, share, fused=fused)
+    own = Sharing(groups=k, decoders=1, images=r, prompts=1)
     queries = tokens
     for block in range(_BLOCKS):
         scope = Scope(params, f"transformer.layers.{block}.")
-        queries, image_KRNC = _block(scope, (queries, tokens, bias), (image, inputs.encoding_NC), share)
-        share = Sharing(groups=k, decoders=1, images=r, prompts=1)
-        image = image_KRNC.view(k * r, n, c)
+        queries, image_KRNC = _block(scope, (queries, tokens, bias), image)
+        image = ImageTokens.of(image_KRNC.view(k * r, n, c), inputs.encoding_NC, own, fused=fused)
     # only the mask token's result is used, and a query's result does not depend on the other queries
     used = slice(1 + MASK_TOKEN, 2 + MASK_TOKEN)
-    query = (queries + tokens)[:, :, used]
     scope = Scope(params, "transformer.final_attn_token_to_image.")
-    attended = token_to_image(scope, query, image + inputs.encoding_NC, image, share)
+    attended = token_to_image(scope, (queries + tokens)[:, :, used], image)
     mask_token = _norm(params, "transformer.norm_final_attn", queries[:, :, used] + attended)
-    return mask_token, image.view(k, r, n, c)
+    return mask_token, image.value_SNC.view(k, r, n, c)
 
 
 def _all_tokens(params: Params, inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -100,44 +107,32 @@ def _all_tokens(params: Params, inputs: Inputs) -> tuple[Tensor, Tensor]:
 
 
 def _block(
-    params: Params,
-    tokens: tuple[Tensor, Tensor, Tensor],
-    image: tuple[Tensor, Tensor],
-    share: Sharing,
+    params: Params, tokens: tuple[Tensor, Tensor, Tensor], image: ImageTokens
 ) -> tuple[Tensor, Tensor]:
     """segment-anything's TwoWayAttentionBlock; the first block takes no positional encoding in step 1.
 
-    ``tokens`` are the queries, their encoding (the first tokens) and the key bias, ``image`` the image tokens
-    (S, N, C) and their encoding.
+    ``tokens`` are the queries, their encoding (the first tokens) and the key bias.
     """
     queries, encoding, bias = tokens
-    image_SNC, image_encoding_NC = image
     attention = Scope(params, "self_attn.")
     if queries is encoding:
         queries = self_attention(attention, queries, queries, bias)
     else:
         queries = queries + self_attention(attention, queries + encoding, queries, bias)
     queries = _norm(params, "norm1", queries)
-    position_SNC = image_SNC + image_encoding_NC
     cross = Scope(params, "cross_attn_token_to_image.")
-    queries = queries + token_to_image(cross, queries + encoding, position_SNC, image_SNC, share)
+    queries = queries + token_to_image(cross, queries + encoding, image)
     queries = _norm(params, "norm2", queries)
     hidden = linear(queries, params["mlp.lin1.weight"], params["mlp.lin1.bias"]).relu()
     queries = queries + linear(hidden, params["mlp.lin2.weight"], params["mlp.lin2.bias"])
     queries = _norm(params, "norm3", queries)
     cross = Scope(params, "cross_attn_image_to_token.")
-    image_KRNC = image_to_token(cross, position_SNC, (queries + encoding, queries, bias), image_SNC, share)
-    return queries, _norm(params, "norm4", image_KRNC)
+    norm = (params["norm4.weight"], params["norm4.bias"])
+    return queries, image_to_token(cross, image, (queries + encoding, queries, bias), norm)
 
 
 def _norm(params: Params, name: str, x_KC: Tensor, eps: float = 1e-5) -> Tensor:
-    """K layer norms over the last axis of (K, ..., C)."""
-    weight_KC, bias_KC = params[name + ".weight"], params[name + ".bias"]
-    shape = x_KC.shape[-1:]
-    if weight_KC.shape[0] == 1:  # the fused kernel takes one weight
-        return F.layer_norm(x_KC, shape, weight_KC[0], bias_KC[0], eps)
-    per_decoder = (weight_KC.shape[0], *[1] * (x_KC.dim() - 2), *shape)
-    return F.layer_norm(x_KC, shape, eps=eps) * weight_KC.view(per_decoder) + bias_KC.view(per_decoder)
+    return layer_norm(x_KC, params[name + ".weight"], params[name + ".bias"], eps)
 
 
 def _hypernetwork(params: Params, token_KR1C: Tensor) -> Tensor:
@@ -147,18 +142,27 @@ def _hypernetwork(params: Params, token_KR1C: Tensor) -> Tensor:
     return linear(hidden, params["layers.2.weight"], params["layers.2.bias"])
 
 
-def _upscale(params: Params, image_KRNC: Tensor) -> Tensor:
-    """(K, R, N, C) -> (K, R, N*16, C/8); LayerNorm2d over the channels of a pixel is a layer norm here."""
-    pixels = _transposed_convolution(params, "0", image_KRNC)
-    pixels = F.gelu(_norm(params, "1", pixels, eps=1e-6))
-    return F.gelu(_transposed_convolution(params, "3", pixels))
+def _mask_logits(params: Params, image_KRNC: Tensor, hyper_KRc: Tensor, *, fused: bool) -> Tensor:
+    """Upscale (K, R, N, C) to N*16 pixels of C/8 channels and multiply by the hypernetwork: (K, R, N*16).
+
+    LayerNorm2d over the channels of a pixel is a plain layer norm here.
+    """
+    first, first_bias = _as_matrix(params, "0")
+    second, second_bias = _as_matrix(params, "3")
+    if fused:
+        weights = (first, first_bias, params["1.weight"], params["1.bias"], second, second_bias)
+        return pixel_logits(image_KRNC[0], hyper_KRc[0], tuple(weight[0] for weight in weights))[None]
+    k, r, n, _ = image_KRNC.shape
+    low = linear(image_KRNC, first.transpose(1, 2), first_bias).view(k, r, n * 4, -1)
+    low = F.gelu(_norm(params, "1", low, eps=1e-6))
+    high = F.gelu(linear(low, second.transpose(1, 2), second_bias)).view(k * r, n * 16, -1)
+    return torch.bmm(high, hyper_KRc.reshape(k * r, -1, 1)).view(k, r, -1)
 
 
-def _transposed_convolution(params: Params, name: str, x_KRXC: Tensor) -> Tensor:
-    """Kernel 2, stride 2: (K, R, X, C) -> (K, R, X*4, O) in the order (x, dy, dx)."""
-    weight = params[name + ".weight"].permute(0, 3, 4, 2, 1).flatten(1, 3)
-    k, r, x, _ = x_KRXC.shape
-    return linear(x_KRXC, weight, params[name + ".bias"].repeat(1, 4)).view(k, r, x * 4, -1)
+def _as_matrix(params: Params, name: str) -> tuple[Tensor, Tensor]:
+    """A transposed convolution of kernel and stride 2 as (K, C, 4*O) and (K, 4*O), columns (dy, dx, O)."""
+    weight_KCO22 = params[name + ".weight"]
+    return weight_KCO22.permute(0, 1, 3, 4, 2).flatten(2), params[name + ".bias"].repeat(1, 4)
 
 
 class DecoderStack:
@@ -250,6 +254,7 @@ class DecoderStack:
                     encoding_NC=self.constants.encoding_NC,
                     tokens_KBIPC=tokens_KBIPC[k : k + 1, part].to(image.dtype),
                     mask_KBIP=token_mask_KBIP[k : k + 1, part],
+                    fused=image.device.type == "cpu",
                 )
                 pixels = decode(self.layout.views(self.flat_KL[k : k + 1]), inputs)
                 logits[row, part] = from_token_major(pixels[0], self.constants.grid)

@@ -57,6 +57,11 @@ class PieceRunner:
         elif compile:
             self.note = "to be compiled by the first step"
 
+    @property
+    def compiled(self) -> bool:
+        """Plain torch operations are asked for: the compiler fuses them itself."""
+        return self._untried or self._loss is not piece_loss
+
     def settle(self, params: Mapping[str, Tensor], piece: Piece) -> None:
         """Compile on a real piece, forward and backward, before the first step changes anything."""
         if not self._untried:

@@ -131,6 +131,7 @@ class TrainStep:
         """Decoders and the data of their piece, images outermost so that a shared image is prepared once."""
         micro_batch, k_chunk = self._piece_size(batch)
         grid = self._stack.constants.grid
+        fused = k_chunk == 1 and batch.features_GBNC.device.type == "cpu" and not self._runner.compiled
         targets = to_token_major(batch.targets_GBhw, grid)
         valid = to_token_major(batch.valid_GBhw, grid)
         for rows, part_KB in _image_pieces(share_KB, micro_batch):
@@ -145,6 +146,7 @@ class TrainStep:
                     encoding_NC=self._stack.constants.encoding_NC.to(self._weights_KL.dtype),
                     tokens_KBIPC=batch.tokens_KBIPC[ks, rows].to(self._weights_KL.dtype),
                     mask_KBIP=batch.token_mask_KBIP[ks, rows],
+                    fused=fused,
                 )
                 scale_K = torch.from_numpy(self._scale.factor_K[ks]).to(share_KB)
                 yield (

@@ -7,13 +7,14 @@ Nothing here is shared with lungfast.trained.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
 def sam_decoder(state: dict[str, Tensor] | None = None, *, seed: int = 0, scale: float = 1.0) -> nn.Module:
-    """segment-anything's MaskDecoder as its builders make it; weights drawn from ``seed`` or from ``state``."""
+    """segment-anything's MaskDecoder as its builders make it, from ``seed`` or from ``state``."""
     from segment_anything.modeling import MaskDecoder, TwoWayTransformer
 
     with torch.random.fork_rng(devices=[]):
@@ -48,16 +49,22 @@ def trained_parameters(decoder: nn.Module) -> list[nn.Parameter]:
 
 
 def forward_image(
-    decoder: nn.Module, feature_NC: Tensor, tokens_IPC: Tensor, mask_IP: Tensor, pe_NC: Tensor, dense_C: Tensor,
-    grid: tuple[int, int],
-) -> Tensor:  # fmt: skip
-    """Logits (h, w) of one image: every prompt by itself without its padding, merged by the maximum."""
-    to_map = lambda x_NC: x_NC.T.reshape(1, -1, *grid)  # noqa: E731
+    decoder: nn.Module,
+    feature_NC: Tensor,
+    tokens_IPC: Tensor,
+    mask_IP: Tensor,
+    constants: tuple[Tensor, Tensor, tuple[int, int]],
+) -> Tensor:
+    """Logits (h, w) of one image: every prompt by itself without its padding, merged by the maximum.
+
+    ``constants`` are the positional encoding (N, C), the dense embedding (C,) and the grid.
+    """
+    pe_NC, dense_C, grid = constants
     merged = []
     for tokens_PC, mask_P in zip(tokens_IPC, mask_IP, strict=True):
         logits, _ = decoder(
-            image_embeddings=to_map(feature_NC),
-            image_pe=to_map(pe_NC),
+            image_embeddings=feature_NC.T.reshape(1, -1, *grid),
+            image_pe=pe_NC.T.reshape(1, -1, *grid),
             sparse_prompt_embeddings=tokens_PC[mask_P][None],
             dense_prompt_embeddings=dense_C.view(1, -1, 1, 1).expand(1, -1, *grid),
             multimask_output=False,
@@ -69,7 +76,7 @@ def forward_image(
 def monai_loss(name: str, logits_hw: Tensor, target_hw: Tensor, valid_hw: Tensor) -> Tensor:
     """MONAI's loss of one sample on its valid rectangle (top left).
 
-    In float64 MONAI's FocalLoss would round to float32 (it calls ``.float()``), so its own function is called.
+    In float64 MONAI's FocalLoss would round to float32 (it calls ``.float()``): call its function.
     """
     from monai.losses import DiceCELoss, DiceFocalLoss, DiceLoss
     from monai.losses.focal_loss import sigmoid_focal_loss
@@ -85,7 +92,7 @@ def monai_loss(name: str, logits_hw: Tensor, target_hw: Tensor, valid_hw: Tensor
 
 
 class NaiveStack:
-    """K segment-anything decoders with an Adam each."""
+    """K segment-anything decoders with an Adam each; batches are ``lungfast.trained.step.StackBatch``."""
 
     def __init__(
         self,
@@ -93,39 +100,36 @@ class NaiveStack:
         losses: Sequence[str],
         constants: tuple[Tensor, Tensor, tuple[int, int]],
     ) -> None:
-        self.decoders, self.losses = list(decoders), list(losses)
-        self.pe_NC, self.dense_C, self.grid = constants
+        self.decoders, self.losses, self.constants = list(decoders), list(losses), constants
+        self.dtype = constants[0].dtype
         self.optimisers = [torch.optim.Adam(trained_parameters(decoder)) for decoder in self.decoders]
 
-    def logits(self, k: int, batch) -> Tensor:  # type: ignore[no-untyped-def]
-        group = k if batch.features_GBNC.shape[0] > 1 else 0
-        dtype = self.pe_NC.dtype
-        return torch.stack(
-            [
-                forward_image(
-                    self.decoders[k], feature_NC.to(dtype), tokens_IPC.to(dtype), mask_IP,
-                    self.pe_NC, self.dense_C, self.grid,
-                )
-                for feature_NC, tokens_IPC, mask_IP in zip(
-                    batch.features_GBNC[group], batch.tokens_KBIPC[k], batch.token_mask_KBIP[k], strict=True
-                )
-            ]
-        )  # fmt: skip
+    def logits(self, k: int, batch: Any) -> Tensor:
+        """(B, h, w) of decoder k."""
+        features_BNC = batch.features_GBNC[k % len(batch.features_GBNC)].to(self.dtype)
+        images = zip(
+            features_BNC, batch.tokens_KBIPC[k].to(self.dtype), batch.token_mask_KBIP[k], strict=True
+        )
+        return torch.stack([forward_image(self.decoders[k], *image, self.constants) for image in images])
 
-    def losses_of(self, k: int, batch, logits_Bhw: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        group = k if batch.features_GBNC.shape[0] > 1 else 0
+    def losses_of(self, k: int, batch: Any, logits_Bhw: Tensor) -> Tensor:
+        """(B,)."""
+        group = k % len(batch.features_GBNC)
         triples = zip(logits_Bhw, batch.targets_GBhw[group], batch.valid_GBhw[group], strict=True)
         return torch.stack([monai_loss(self.losses[k], *triple) for triple in triples])
 
-    def backward(self, k: int, batch) -> float:  # type: ignore[no-untyped-def]
-        """Gradients of decoder k in its parameters' ``grad``; returns the weighted mean loss."""
+    def backward(self, k: int, batch: Any) -> float:
+        """Leaves gradients of decoder k in its parameters' ``grad``; returns the weighted mean loss."""
         self.optimisers[k].zero_grad()
-        weight_B = batch.weight_KB[k].to(self.pe_NC.dtype)
+        weight_B = batch.weight_KB[k].to(self.dtype)
         loss = (self.losses_of(k, batch, self.logits(k, batch)) * weight_B).sum() / weight_B.sum()
         loss.backward()
         return float(loss.detach())
 
-    def train(self, batch, lr_K, wd_K, active_K) -> list[float]:  # type: ignore[no-untyped-def]
+    def train(
+        self, batch: Any, lr_K: Sequence[float], wd_K: Sequence[float], active_K: Sequence[bool]
+    ) -> list[float]:
+        """One step of the active decoders; losses, NaN for the others."""
         losses = [float("nan")] * len(self.decoders)
         for k, optimiser in enumerate(self.optimisers):
             if active_K[k]:

@@ -1,0 +1,217 @@
+"""The image side of the decoder by hand, forward and backward, for the CPU without a compiler.
+
+Comes in: what attention.py and decoder.py otherwise give to plain torch operations. Goes out: the same values
+and gradients, to rounding. Why: with N = 4096 image tokens the passes over (N, C) and (N*16, 32) cost as much
+as the products, and autograd makes many of them: it adds up five gradients of the image a block, some of them
+transposed, and sends the pixels through memory eight times. Here an image is worked on while it lies in the
+cache, the gradients of x and of x + encoding come from one product, and pixels are made 1024 tokens at a
+time. torch.compile does not reach this on a CPU: it leaves the products, and what lies between, as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SLICE_TOKENS = 1024
+"""Image tokens whose 16 pixels of 32 channels are made at once: 1 MB in bf16, 2 MB in fp32."""
+
+_aten = torch.ops.aten
+
+
+class _Attend(torch.autograd.Function):
+    """softmax over the image of columns · (image + encoding)ᵀ, times the image: (S, X, C)."""
+
+    @staticmethod
+    def forward(ctx: Any, columns_SXC: Tensor, image_SNC: Tensor, position_SNC: Tensor) -> Tensor:
+        weights_SXN = image_SNC.new_empty(*columns_SXC.shape[:2], image_SNC.shape[1])
+        seen_SXC = torch.empty_like(columns_SXC)
+        for s in range(len(image_SNC)):
+            logits_XN = torch.mm(columns_SXC[s], position_SNC[s].T)
+            torch.softmax(logits_XN, 1, out=weights_SXN[s])
+            torch.mm(weights_SXN[s], image_SNC[s], out=seen_SXC[s])
+        ctx.save_for_backward(columns_SXC, image_SNC, position_SNC, weights_SXN)
+        return seen_SXC
+
+    @staticmethod
+    def backward(ctx: Any, seen_grad: Tensor) -> tuple[Tensor | None, ...]:
+        columns, image, position, weights = ctx.saved_tensors
+        columns_grad = torch.empty_like(columns)
+        image_grad = torch.empty_like(image) if ctx.needs_input_grad[1] else None
+        for s in range(len(image)):
+            weights_grad = torch.mm(seen_grad[s], image[s].T)
+            logits_grad = _aten._softmax_backward_data(weights_grad, weights[s], 1, weights.dtype)
+            torch.mm(logits_grad, position[s], out=columns_grad[s])
+            if image_grad is not None:
+                left = torch.cat((weights[s], logits_grad)).T
+                torch.mm(left, torch.cat((seen_grad[s], columns[s])), out=image_grad[s])
+        return columns_grad, image_grad, None
+
+
+def attend(columns_SXC: Tensor, image_SNC: Tensor, position_SNC: Tensor) -> Tensor:
+    """Token -> image attention, absorbed. ``position_SNC`` is the image plus a constant; no gradient is
+    returned for it, the image's includes it."""
+    out: Tensor = _Attend.apply(columns_SXC, image_SNC, position_SNC)
+    return out
+
+
+class _Update(torch.autograd.Function):
+    """norm(image + softmax over the tokens of (columns · positionᵀ + bias), transposed, times rows)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, tokens: tuple[int, int], columns: Tensor, bias: Tensor, rows: Tensor, *rest: Tensor
+    ) -> Tensor:
+        image, position, weight, shift = rest
+        n_users, n_tokens = tokens
+        samples, _, channels = columns.shape
+        n = image.shape[1]
+        out = image.new_empty(samples * n_users, n, channels)
+        summed = torch.empty_like(out)
+        attention = image.new_empty(samples, n_users, columns.shape[1] // n_users, n)
+        statistics = []
+        for s in range(samples):
+            logits = torch.mm(columns[s], position[s].T).add_(bias[s][:, None])
+            grouped = logits.view(n_users, -1, n_tokens, n)
+            torch.softmax(grouped, 2, out=attention[s].view(grouped.shape))
+            for user in range(n_users):
+                index = s * n_users + user
+                torch.addmm(image[s], attention[s, user].T, rows[s, user], out=summed[index])
+                normed, mean, rstd = torch.native_layer_norm(summed[index], (channels,), weight, shift, 1e-5)
+                out[index] = normed
+                statistics += [mean, rstd]
+        ctx.save_for_backward(columns, rows, image, position, weight, shift, summed, attention, *statistics)
+        ctx.n_tokens = n_tokens
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, out_grad: Tensor) -> tuple[Tensor | None, ...]:
+        columns, rows, image, position, weight, shift, summed, attention, *statistics = ctx.saved_tensors
+        samples, n_users, _, n = attention.shape
+        columns_grad, rows_grad = torch.empty_like(columns), torch.empty_like(rows)
+        bias_grad = columns.new_empty(columns.shape[:2])
+        image_grad = torch.empty_like(image) if ctx.needs_input_grad[4] else None
+        weight_grad, shift_grad = (torch.zeros_like(w, dtype=_sum_dtype(w)) for w in (weight, shift))
+        for s in range(samples):
+            logits_grad = torch.empty_like(attention[s])
+            summed_grads = []
+            for user in range(n_users):
+                index = s * n_users + user
+                summed_grad, w_grad, s_grad = _aten.native_layer_norm_backward(
+                    out_grad[index], summed[index], weight.shape,
+                    statistics[2 * index], statistics[2 * index + 1], weight, shift, [True, True, True],
+                )  # fmt: skip
+                weight_grad += w_grad
+                shift_grad += s_grad
+                summed_grads.append(summed_grad)
+                torch.mm(attention[s, user], summed_grad, out=rows_grad[s, user])
+                grouped = (-1, ctx.n_tokens, n)
+                logits_grad[user] = _aten._softmax_backward_data(
+                    torch.mm(rows[s, user], summed_grad.T).view(grouped),
+                    attention[s, user].view(grouped), 1, attention.dtype,
+                ).view(-1, n)  # fmt: skip
+            flat = logits_grad.view(-1, n)
+            torch.mm(flat, position[s], out=columns_grad[s])
+            torch.sum(flat, 1, out=bias_grad[s])
+            if image_grad is not None:
+                total = summed_grads[0] if n_users == 1 else torch.stack(summed_grads).sum(0)
+                torch.addmm(total, flat.T, columns[s], out=image_grad[s])
+        grads = (weight_grad.to(weight.dtype), shift_grad.to(shift.dtype))
+        return None, columns_grad, bias_grad, rows_grad, image_grad, None, *grads
+
+
+def update(
+    columns_SXC: Tensor,
+    bias_SX: Tensor,
+    rows_SJxC: Tensor,
+    image: tuple[Tensor, Tensor],
+    norm: tuple[Tensor, Tensor],
+    n_tokens: int,
+) -> Tensor:
+    """Image -> token attention, absorbed, with residual and layer norm: (S*J, N, C) for J users an image.
+
+    ``columns_SXC`` holds X = J*heads*T rows, ``rows_SJxC`` the same as (S, J, heads*T, C); ``image`` is the
+    image tokens and the same plus a constant (without gradient, as in :func:`attend`).
+    """
+    counts = (rows_SJxC.shape[1], n_tokens)
+    out: Tensor = _Update.apply(counts, columns_SXC, bias_SX, rows_SJxC, *image, *norm)
+    return out
+
+
+class _Pixels(torch.autograd.Function):
+    """Two transposed convolutions with their norm and GELUs, and the product with the hypernetwork."""
+
+    @staticmethod
+    def forward(ctx: Any, image_RNC: Tensor, hyper_RO: Tensor, *weights: Tensor) -> Tensor:
+        first, first_bias, norm_weight, norm_bias, second, second_bias = weights
+        samples, n, _ = image_RNC.shape
+        logits_RX = image_RNC.new_empty(samples, 16 * n)
+        lows = image_RNC.new_empty(samples, n, first.shape[1])
+        highs = image_RNC.new_empty(samples, 4 * n, second.shape[1])
+        for r, part in _slices(samples, n):
+            low = torch.addmm(first_bias, image_RNC[r, part], first, out=lows[r, part])
+            normed, _, _ = _norm(low, norm_weight, norm_bias)
+            wide = slice(4 * part.start, 4 * part.stop)
+            high = torch.addmm(second_bias, F.gelu(normed), second, out=highs[r, wide])
+            pixels = F.gelu(high.view(-1, hyper_RO.shape[1]))
+            logits_RX[r, 4 * wide.start : 4 * wide.stop] = torch.mv(pixels, hyper_RO[r])
+        ctx.save_for_backward(image_RNC, hyper_RO, *weights, lows, highs)
+        return logits_RX
+
+    @staticmethod
+    def backward(ctx: Any, logits_grad: Tensor) -> tuple[Tensor, ...]:
+        image, hyper, *weights, lows, highs = ctx.saved_tensors
+        first, _, norm_weight, norm_bias, second, _ = weights
+        sums = [torch.zeros_like(w, dtype=_sum_dtype(w)) for w in weights]
+        image_grad = torch.empty_like(image)
+        hyper_grad = torch.zeros_like(hyper, dtype=_sum_dtype(hyper))
+        for r, part in _slices(*image.shape[:2]):
+            wide = slice(4 * part.start, 4 * part.stop)
+            high = highs[r, wide].view(-1, hyper.shape[1])
+            pixel_grad = logits_grad[r, 4 * wide.start : 4 * wide.stop]
+            hyper_grad[r] += torch.mm(pixel_grad[None], F.gelu(high))[0]
+            high_grad = _aten.gelu_backward(pixel_grad[:, None] * hyper[r], high).view(-1, second.shape[1])
+            normed, mean, rstd = _norm(lows[r, part], norm_weight, norm_bias)
+            sums[4] += torch.mm(F.gelu(normed).T, high_grad)
+            sums[5] += high_grad.sum(0)
+            normed_grad = _aten.gelu_backward(torch.mm(high_grad, second.T), normed)
+            low = lows[r, part].view(normed.shape)
+            low_grad, weight_grad, bias_grad = _aten.native_layer_norm_backward(
+                normed_grad, low, norm_weight.shape, mean, rstd, norm_weight, norm_bias, [True, True, True]
+            )
+            sums[2] += weight_grad
+            sums[3] += bias_grad
+            low_grad = low_grad.view(-1, first.shape[1])
+            sums[0] += torch.mm(image[r, part].T, low_grad)
+            sums[1] += low_grad.sum(0)
+            torch.mm(low_grad, first.T, out=image_grad[r, part])
+        grads = [total.to(w.dtype) for total, w in zip(sums, weights, strict=True)]
+        return image_grad, hyper_grad.to(hyper.dtype), *grads
+
+
+def pixel_logits(image_RNC: Tensor, hyper_RO: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+    """(R, N*16) logits of one decoder: convolution, norm, GELU, convolution, GELU, product with ``hyper_RO``.
+
+    ``weights``: matrix (C, 4*64) and bias of the first convolution, norm weight and bias, matrix (64, 4*32)
+    and bias of the second.
+    """
+    out: Tensor = _Pixels.apply(image_RNC, hyper_RO, *weights)
+    return out
+
+
+def _norm(low: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    channels = weight.shape[0]
+    return torch.native_layer_norm(low.view(-1, channels), (channels,), weight, bias, 1e-6)
+
+
+def _slices(samples: int, n: int) -> list[tuple[int, slice]]:
+    starts = range(0, n, SLICE_TOKENS)
+    return [(r, slice(start, min(start + SLICE_TOKENS, n))) for r in range(samples) for start in starts]
+
+
+def _sum_dtype(tensor: Tensor) -> torch.dtype:
+    """Gradients of weights are summed over slices in at least float32."""
+    return torch.promote_types(tensor.dtype, torch.float32)
