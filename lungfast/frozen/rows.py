@@ -147,9 +147,7 @@ class StreamedRows:
                     waiting.append(pool.submit(self._batch, due))
                     sizes.append(due.size)
                     due = next(source, None)
-                batch = waiting.popleft()
-                yield batch.result()
-                del batch  # else the future holds its rows while the next ones are read
+                yield waiting.popleft().result()
                 sizes.popleft()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
