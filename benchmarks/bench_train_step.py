@@ -54,7 +54,7 @@ def constants(side: int) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int]]:
     return pe_NC, torch.randn(256, generator=generator) * 0.1, (side, side)
 
 
-def our_step(batch: StackBatch, side: int, precision: Any, *, compiled: bool = False) -> Callable[[], object]:
+def our_step(batch: StackBatch, side: int, precision: Any, *, compiled: bool = False) -> Callable[[], Any]:
     n = len(batch.weight_KB)
     pe_NC, dense_C, grid = constants(side)
     state = sam_decoder().state_dict()
@@ -65,8 +65,8 @@ def our_step(batch: StackBatch, side: int, precision: Any, *, compiled: bool = F
     return lambda: step.train(batch, **rates)
 
 
-def stock_step(batch: StackBatch, side: int, *, autocast: bool, modules: int = 1) -> Callable[[], object]:
-    """``modules`` separate decoders, each on every image."""
+def stock_step(batch: StackBatch, side: int, *, autocast: bool, modules: int = 1) -> Callable[[], float]:
+    """``modules`` separate decoders, each on every image; a step returns the last one's loss."""
     from monai.losses import DiceFocalLoss
 
     pe_NC, dense_C, grid = constants(side)
@@ -75,16 +75,20 @@ def stock_step(batch: StackBatch, side: int, *, autocast: bool, modules: int = 1
     loss_of = DiceFocalLoss(sigmoid=True)
     features, n_images = batch.features_GBNC[0], batch.weight_KB.shape[1]
 
-    def step() -> None:
+    def step() -> float:
         for decoder, optimiser in zip(decoders, optimisers, strict=True):
             optimiser.zero_grad()
+            total = 0.0
             for b in range(n_images):
                 with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                     prompt = (batch.tokens_KBIPC[0, b], batch.token_mask_KBIP[0, b])
                     logits = forward_image(decoder, features[b].float(), *prompt, (pe_NC, dense_C, grid))
                 target = batch.targets_GBhw[0, b][None, None].float()
-                (loss_of(logits.float()[None, None], target) / n_images).backward()
+                loss = loss_of(logits.float()[None, None], target) / n_images
+                loss.backward()
+                total += float(loss.detach())
             optimiser.step()
+        return total
 
     return step
 
@@ -131,7 +135,8 @@ def roofline(side: int, n_images: int, precision: str) -> dict[str, float]:
     dtype = {"fp32": "float32", "bf16": "bfloat16"}[precision]
     arithmetic = 2 * products / measure_matmul_rate(dtype)
     moved = side * side * 256 * 2 + 3_505_216 * 4 * 7 / n_images
-    return {"arithmetic": arithmetic, "bytes": moved / measure_copy_rate()}
+    seconds = {"products": arithmetic, "bytes": moved / measure_copy_rate()}
+    return {f"s/image, {name}": round(value, 5) for name, value in seconds.items()}
 
 
 def measure(side: int, n_images: int, repeats: int, *, compiled: bool) -> list[dict[str, Any]]:
@@ -189,13 +194,7 @@ def run(*, quick: bool = False, threads: int = 2, compiled: bool = False) -> Pat
     side, small, n_images, n_decoders, repeats = (8, 4, 2, 2, 1) if quick else (64, 32, 8, 9, 7)
     step_rows = measure(side, n_images, repeats, compiled=compiled)
     grid_rows = measure_grid(small, n_decoders, n_images, max(1, repeats // 2))
-    limits = [
-        {
-            "precision": name,
-            **{f"{key} s/image": round(value, 5) for key, value in roofline(side, n_images, name).items()},
-        }
-        for name in ("fp32", "bf16")
-    ]
+    limits = [{"precision": name, **roofline(side, n_images, name)} for name in ("fp32", "bf16")]
     content = {
         "title": "Training step of the mask decoder",
         "question": f"Forward, loss, backward and Adam, {side}x{side} image tokens, batch {n_images}, "

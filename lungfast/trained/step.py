@@ -27,16 +27,17 @@ from lungfast.trained.optim import LossScale, StackAdam
 from lungfast.trained.parameters import to_token_major
 from lungfast.trained.piece import Piece, PieceRunner
 
-CPU_PIECE_TOKENS = 8192
-"""Image tokens of a piece on a CPU: 2 images of SAM's size (2-4 MB an activation), 8 of 32x32 tokens."""
-CUDA_PIECE_TOKENS = 262144
-"""Image tokens of a piece on a GPU, where launches cost more than memory: 64 images of SAM's size."""
+CPU_PIECE_BYTES = 8 << 20
+"""One (image tokens, C) activation of a piece on a CPU: 2 images of SAM's size in fp32, 4 in bf16, 8 or 16 of
+32x32 tokens. Half of it costs 3 % (more passes over the weights' gradients), twice 8 % (out of the cache)."""
+CUDA_PIECE_BYTES = 256 << 20
+"""The same on a GPU, where launches cost more than memory: 64 images of SAM's size in fp32."""
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepConfig:
-    """``micro_batch`` None: as many images as :data:`CPU_PIECE_TOKENS` or :data:`CUDA_PIECE_TOKENS` allow."""
+    """``micro_batch`` None: as many images as :data:`CPU_PIECE_BYTES` or :data:`CUDA_PIECE_BYTES` allow."""
 
     precision: PrecisionName = "fp32"
     compile: bool = False
@@ -136,11 +137,11 @@ class TrainStep:
         valid = to_token_major(batch.valid_GBhw, grid)
         for rows, part_KB in _image_pieces(share_KB, micro_batch):
             weighing = [k for k in chosen if part_KB[k].any()]
-            shared = self._image(batch, [0], rows) if batch.features_GBNC.shape[0] == 1 else None
+            shared = self._image(batch, slice(0, 1), rows) if batch.features_GBNC.shape[0] == 1 else None
             for first in range(0, len(weighing), k_chunk):
                 real = weighing[first : first + k_chunk]
                 ks = real + [real[0]] * (k_chunk - len(real))  # fills up a piece; its results are dropped
-                group = [0] if shared is not None else ks
+                group = ks if shared is None else slice(0, 1)
                 inputs = Inputs(
                     image_GBNC=self._image(batch, ks, rows) if shared is None else shared,
                     encoding_NC=self._stack.constants.encoding_NC.to(self._weights_KL.dtype),
@@ -161,15 +162,15 @@ class TrainStep:
                     ),
                 )
 
-    def _image(self, batch: StackBatch, groups: list[int], rows: slice) -> Tensor:
+    def _image(self, batch: StackBatch, groups: list[int] | slice, rows: slice) -> Tensor:
         return self._stack.constants.image(batch.features_GBNC[groups, rows], self._weights_KL.dtype)
 
     def _piece_size(self, batch: StackBatch) -> tuple[int, int]:
         """(images, decoders) of a piece. On a CPU one decoder: its fused kernels take one set of weights."""
         n_decoders, n_images = batch.weight_KB.shape
         on_cpu = batch.features_GBNC.device.type == "cpu"
-        limit = CPU_PIECE_TOKENS if on_cpu else CUDA_PIECE_TOKENS
-        most = max(1, limit // batch.features_GBNC.shape[2])
+        limit = CPU_PIECE_BYTES if on_cpu else CUDA_PIECE_BYTES
+        most = max(1, limit // (batch.features_GBNC[0, 0].numel() * self._weights_KL.element_size()))
         images = min(n_images, self._config.micro_batch or most)
         return images, 1 if on_cpu else max(1, min(n_decoders, most // images))
 
