@@ -114,7 +114,7 @@ def hybrid_route(case: Case) -> Callable[[], Any]:
     def run() -> np.ndarray:
         totals_2Q = np.zeros((2, case.edges_Q.size), np.int64)
         numpy_counts(case.native_torch()[0, 0].numpy(), case.truth_HW, case.edges_Q, totals_2Q)
-        return totals_2Q[1]
+        return np.asarray(totals_2Q[1])
 
     return run
 
@@ -139,22 +139,31 @@ def compiled_route(case: Case) -> Callable[[], Any]:
 
 def stripes_route(case: Case) -> Callable[[], Any]:
     """Stretch columns of the few input rows first, then rows in stripes that stay in the cache."""
+    height, width = case.frame.native_size
+    rows, columns = case.frame.resized_size
+    buffers = np.empty((2, STRIPE, width), np.float32)
 
     def run() -> np.ndarray:
-        frame, edges_Q = case.frame, case.edges_Q
-        rows = frame.resized_size[0]
-        wide = lerp(lerp(case.logits_hw, frame.input_size)[:, : frame.resized_size[1]], frame.native_size[1])
-        input_RW = np.ascontiguousarray(lerp(wide.T, frame.input_size)[:, :rows].T)
-        slope_RW = np.diff(input_RW, axis=0, append=input_RW[-1:])
-        first, _, weight = taps(rows, frame.native_size[0])
-        totals_2Q = np.zeros((2, edges_Q.size), np.int64)
-        for r in range(0, frame.native_size[0], STRIPE):
+        square_hw = lerp(case.logits_hw, case.frame.input_size)
+        low_hW = lerp(square_hw[:, :columns], width)
+        upper, lower, low_weight = taps(low_hW.shape[0], case.frame.input_size)
+        input_RW = low_hW[upper[:rows]]
+        slope_RW = low_hW[lower[:rows]]
+        slope_RW -= input_RW
+        slope_RW *= low_weight[:rows, None]
+        input_RW += slope_RW
+        np.subtract(input_RW[1:], input_RW[:-1], out=slope_RW[:-1])
+        slope_RW[-1] = 0
+        first, _, weight = taps(rows, height)
+        totals_2Q = np.zeros((2, case.edges_Q.size), np.int64)
+        for r in range(0, height, STRIPE):
             part = first[r : r + STRIPE]
-            native = np.take(slope_RW, part, axis=0)
+            native, base = buffers[:, : part.size]
+            np.take(slope_RW, part, axis=0, out=native, mode="clip")  # without a mode numpy buffers `out`
             native *= weight[r : r + STRIPE, None]
-            native += np.take(input_RW, part, axis=0)
-            numpy_counts(native, case.truth_HW[r : r + STRIPE], edges_Q, totals_2Q)
-        return totals_2Q[1]
+            native += np.take(input_RW, part, axis=0, out=base, mode="clip")
+            numpy_counts(native, case.truth_HW[r : r + STRIPE], case.edges_Q, totals_2Q)
+        return np.asarray(totals_2Q[1])
 
     return run
 
@@ -167,7 +176,12 @@ def taps(n_in: int, n_out: int) -> tuple[np.ndarray, np.ndarray, Float32]:
 
 def lerp(values: Float32, n_out: int) -> Float32:
     first, second, weight = taps(values.shape[1], n_out)
-    return np.asarray(values[:, first] + weight * (values[:, second] - values[:, first]))
+    left = np.take(values, first, axis=1)
+    right = np.take(values, second, axis=1)
+    right -= left
+    right *= weight
+    left += right
+    return left
 
 
 def candidates(case: Case, *, compiled: bool) -> dict[str, Callable[[], Any]]:

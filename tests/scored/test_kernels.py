@@ -98,15 +98,15 @@ def test_a_logit_on_an_edge_is_not_above_it(value, n, width, below, seed) -> Non
 
 
 @many
-@given(seed=st.integers(0, 2**32 - 1), n_edges=st.integers(1, 12))
-def test_neighbours_on_edges_fall_in_their_own_bins(seed, n_edges) -> None:
-    """Nothing is interpolated (16 -> 16 -> 16), so that pixels meet edges exactly, beside other pixels."""
-    rng = np.random.default_rng(seed)
+@given(seed=st.integers(0, 2**32 - 1), n_edges=st.integers(1, 12), run=st.sampled_from([1, 4, fused.CHUNK]))
+def test_neighbours_on_edges_fall_in_their_own_bins(seed, n_edges, run) -> None:
+    """Nothing is interpolated (64 -> 64 -> 64), so that pixels meet edges exactly, beside other pixels."""
+    rng, size = np.random.default_rng(seed), (64, 64)
     edges_Q = np.unique(rng.normal(size=n_edges).astype(np.float32))
     between = edges_Q + rng.choice([-0.1, 0.1], edges_Q.size).astype(np.float32)
-    logits_hw = rng.choice(np.concatenate([edges_Q, between]), (16, 16))
-    truth_HW = rng.random((16, 16)) < 0.5
-    ours = count_image(logits_hw, Frame.of((16, 16), 16, "squash"), pack_mask(truth_HW), edges_Q)
+    levels = rng.choice(np.concatenate([edges_Q, between]), (64, 64 // run))
+    logits_hw, truth_HW = np.repeat(levels, run, axis=1), rng.random(size) < 0.5
+    ours = count_image(logits_hw, Frame.of(size, 64, "squash"), pack_mask(truth_HW), edges_Q)
     assert_same(ours, naive.counts(logits_hw, truth_HW, edges_Q))
 
 
