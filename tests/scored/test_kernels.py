@@ -125,12 +125,14 @@ def test_blocks_of_columns_join() -> None:
     check(logits_hw, Frame.of((3, width), 16, "squash"), rng.random((3, width)) < 0.5, FIVE)
 
 
-def test_bits_beyond_the_width_count_nothing() -> None:
-    packed = pack_mask(np.zeros((3, 5), bool)) | np.uint8(0b111)
+@pytest.mark.parametrize("width", [5, fused.CHUNK + 5])
+def test_bits_beyond_the_width_count_nothing(width: int) -> None:
+    packed = pack_mask(np.zeros((3, width), bool))
+    packed[:, -1] |= np.uint8(0b111)
     logits_hw = np.ones((4, 4), np.float32)
-    counts = count_image(logits_hw, Frame.of((3, 5), 16, "longest"), packed, threshold_edges(FIVE))
+    counts = count_image(logits_hw, Frame.of((3, width), 64, "longest"), packed, threshold_edges(FIVE))
     assert counts.true_positive_Q.tolist() == [0] * 5
-    assert counts.false_positive_Q.tolist() == [15] * 5
+    assert counts.false_positive_Q.tolist() == [3 * width] * 5
 
 
 @pytest.mark.skipif(UNCOMPILED, reason="too slow as plain Python")
