@@ -128,7 +128,7 @@ training_options = compose(
         type=click.Choice(["auto", "on", "off"]),
         default="auto",
         show_default=True,
-        help="torch.compile; auto: where the run is long enough to pay for it.",
+        help="torch.compile; auto: on a GPU (a CPU has kernels of its own that are as fast).",
     ),
     click.option(
         "--memory",

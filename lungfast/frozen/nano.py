@@ -14,8 +14,8 @@ Stored as float16 (13.7 MB), read as float32.
 from __future__ import annotations
 
 import hashlib
-import sys
 import math
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -165,17 +165,20 @@ class Study:
         self._chosen = {
             "precision": precision.name,
             "why": precision.reason,
-            "compile": self.settings.compile,
+            "compile": self._compiles(),
             "width": budget.width,
             "row_bytes": budget.row_bytes,
         }
         self.run.write(CHOSEN, self._chosen)
 
+    def _compiles(self) -> bool:
+        """``auto``: on a GPU only; the CPU kernels are as fast by hand, and compiling takes 100 s."""
+        asked = self.settings.compile
+        return asked == "on" or (asked == "auto" and self.workspace.device.type == "cuda")
+
     def _fit_part(self, plan: Plan) -> list[Fitted]:
         chosen = self._chosen
-        config = replace(
-            self.settings.train, precision=chosen["precision"], compile=chosen["compile"] == "on"
-        )
+        config = replace(self.settings.train, precision=chosen["precision"], compile=chosen["compile"])
         stack = self.workspace.stack([self.workspace.head.mask_decoder] * len(plan))
         trainer = Trainer(self.workspace.maker(plan), stack, config)
         self.listener.note(

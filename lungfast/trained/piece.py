@@ -50,7 +50,7 @@ class PieceRunner:
 
     def __init__(self, device: torch.device, *, compile: bool) -> None:
         self._loss: LossOf = piece_loss
-        self.note = "eager: as configured"
+        self.note = "not compiled"
         self._untried = compile
         if compile and device.type == "cpu" and not _has_compiler():
             self.note, self._untried = "eager: no C++ compiler", False
