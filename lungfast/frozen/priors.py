@@ -11,6 +11,7 @@ image*, because datasets disagree on which side ``left`` is.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -33,12 +34,23 @@ _LEAST_SHARE = 0.1
 class MaskSummary:
     """All that prompts need of one image's masks: made once per run, shared by all folds.
 
-    ``averages`` maps a structure to its (256, 256) area average; ``boxes_S4`` holds one normalised tight box
-    per lung, left to right in the image (one row where the lungs touch, none where the mask is empty).
+    ``packed`` holds each structure's area average in 256 steps, compressed: 3 KB instead of 256 KB, as 5,000
+    images would otherwise take 2.6 GB. ``boxes_S4`` holds one normalised tight box per lung, left to right
+    in the image (one row where the lungs touch, none where the mask is empty).
     """
 
-    averages: Mapping[str, Float32]
+    packed: Mapping[str, bytes]
+    grid: int
     boxes_S4: Float64
+
+    @property
+    def averages(self) -> dict[str, Float32]:
+        """A structure's (grid, grid) area average, to 1/510."""
+        return {name: self._unpack(packed) for name, packed in self.packed.items()}
+
+    def _unpack(self, packed: bytes) -> Float32:
+        steps = np.frombuffer(zlib.decompress(packed), np.uint8)
+        return (steps.reshape(self.grid, self.grid) / 255).astype(np.float32)
 
     @property
     def whole_4(self) -> Float64:
@@ -59,7 +71,11 @@ def summarise_mask(masks: Mapping[str, Bool], grid: int = PRIOR_GRID) -> MaskSum
         sources = {name: (masks[name], part[0]) for name, part in parts.items() if part}
     boxes = [_box_near(mask_HW, part_hw) for mask_HW, part_hw in sources.values()]
     found = sorted((box for box in boxes if box is not None), key=lambda box: float(box[0] + box[2]))
-    return MaskSummary(averages=averages, boxes_S4=np.array(found, np.float64).reshape(-1, 4))
+    packed = {
+        name: zlib.compress(np.round(average_hw * 255).astype(np.uint8).tobytes(), 1)
+        for name, average_hw in averages.items()
+    }
+    return MaskSummary(packed=packed, grid=grid, boxes_S4=np.array(found, np.float64).reshape(-1, 4))
 
 
 def average_mask(masks: Iterable[Bool], grid: int = PRIOR_GRID) -> Float32:
@@ -73,10 +89,10 @@ def average_mask(masks: Iterable[Bool], grid: int = PRIOR_GRID) -> Float32:
 
 def fold_averages(summaries: Sequence[MaskSummary]) -> dict[str, Float32]:
     """The average training mask: per structure where all images have the same two, else of their union."""
-    names = set(summaries[0].averages)
-    if len(names) == 2 and all(set(s.averages) == names for s in summaries):
-        return {name: _mean([s.averages[name] for s in summaries]) for name in sorted(names)}
-    return {"lungs": _mean([np.clip(sum(s.averages.values()), 0, 1) for s in summaries])}
+    names = set(summaries[0].packed)
+    if len(names) == 2 and all(set(s.packed) == names for s in summaries):
+        return {name: _mean(s.averages[name] for s in summaries) for name in sorted(names)}
+    return {"lungs": _mean(np.clip(sum(s.averages.values()), 0, 1) for s in summaries)}
 
 
 def lung_averages(averages: Mapping[str, Float32]) -> list[Float32]:
@@ -152,8 +168,13 @@ class Prior:
         )
 
 
-def _mean(grids: Sequence[Any]) -> Float32:
-    return np.asarray(np.mean(np.stack(grids), axis=0, dtype=np.float64), np.float32)
+def _mean(grids: Iterable[Any]) -> Float32:
+    """One grid at a time, in float64: thousands of them never stand in memory together."""
+    total_hw, count = np.float64(0), 0
+    for grid_hw in grids:
+        total_hw = total_hw + grid_hw
+        count += 1
+    return np.asarray(total_hw / max(1, count), np.float32)
 
 
 def _union_box(boxes_S4: Float64) -> Float64:

@@ -119,10 +119,12 @@ class Study:
     def fit(self, cells: Sequence[Cell]) -> list[Fitted]:
         """Train every cell that has no decoder in the run folder yet; the rest is read from there."""
         self._choose_once(len(cells))
-        self.workspace.hold_rows(self._chosen["row_bytes"])
+        width = self._chosen["width"]
+        self.workspace.hold_rows(
+            self._chosen["row_bytes"], batch_rows=width * self.settings.train.batch_size
+        )
         plan = self.plan(cells)
         done = {key: found for key in self._keys(cells) if (found := self._finished(key))}
-        width = self._chosen["width"]
         parts = [plan.part(range(len(cells))[start : start + width]) for start in range(0, len(cells), width)]
         # A part is trained again as a whole: another stack width would round differently.
         unfinished = [part for part in parts if any(config.key not in done for config in part.configs)]

@@ -73,9 +73,9 @@ class Workspace:
         )
         self._rows: RowSource | None = None
 
-    def hold_rows(self, row_bytes: int) -> None:
-        """Load the rows, or prepare to stream them where they do not fit into ``row_bytes``."""
-        self._rows = open_rows(self.cache, row_bytes)
+    def hold_rows(self, row_bytes: int, *, batch_rows: int) -> None:
+        """Load the rows, or prepare to stream them where they and two batches do not fit."""
+        self._rows = open_rows(self.cache, row_bytes, batch_rows=batch_rows)
 
     @cached_property
     def prompt_images(self) -> PromptImages:
