@@ -28,8 +28,7 @@ def command(cache: str, **options: Any) -> None:
     Folds are grouped by patient and stratified by label. Lists for --lr, --wd or --loss are chosen from per
     fold, on that fold's validation images; several prompts give one row each.
     """
-    from rich.console import Console
-
+    from lungfast.commands.screen import plain_or_terminal
     from lungfast.commands.study import prompt_from, report_where, run_study
     from lungfast.report.terminal import cv_table, fold_table
     from lungfast.studies.cv import CvConfig, cross_validate
@@ -44,8 +43,8 @@ def command(cache: str, **options: Any) -> None:
         split_seed=options["split_seed"],
     )
     content = run_study("cv", cache, config, options, lambda study, made: cross_validate(study, config, made))
-    console = Console()
+    console = plain_or_terminal()
     for row in content["rows"]:
         console.print(fold_table(row))
     console.print(cv_table(content))
-    console.print(report_where(options["output"]), soft_wrap=True, highlight=False)
+    console.print(report_where(options["output"]), soft_wrap=True)

@@ -35,9 +35,8 @@ def command(output: Path, seed: int, *, quick: bool) -> None:
 
     Needs no download, no GPU and no compiler.
     """
-    from rich.console import Console
-
     from lungfast.commands.embed import run_embed
+    from lungfast.commands.screen import plain_or_terminal
     from lungfast.commands.study import run_study
     from lungfast.data.datasets import list_montgomery
     from lungfast.report.terminal import cv_table
@@ -56,12 +55,10 @@ def command(output: Path, seed: int, *, quick: bool) -> None:
     content = run_study(
         "cv", str(output / "m.zarr"), config, options, lambda study, made: cross_validate(study, config, made)
     )
-    console = Console()
+    console = plain_or_terminal()
     console.print(cv_table(content))
     seconds = time.monotonic() - started
-    console.print(
-        f"Done in {seconds:.0f} s. Everything is in {output}/.{NEXT}", highlight=False, soft_wrap=True
-    )
+    console.print(f"Done in {seconds:.0f} s. Everything is in {output}/.{NEXT}", soft_wrap=True)
 
 
 def _draw(folder: Path, n_images: int, seed: int) -> None:

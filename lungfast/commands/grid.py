@@ -27,8 +27,7 @@ def command(cache: str, **options: Any) -> None:
     CACHE is made by `lungfast embed`. Epoch, threshold and configuration are chosen on validation images;
     test images are scored for the winner only.
     """
-    from rich.console import Console
-
+    from lungfast.commands.screen import plain_or_terminal
     from lungfast.commands.study import prompt_from, report_where, run_study
     from lungfast.report.terminal import grid_table
     from lungfast.studies.grid import GridConfig, grid
@@ -43,6 +42,6 @@ def command(cache: str, **options: Any) -> None:
         split_seed=options["split_seed"],
     )
     content = run_study("grid", cache, config, options, lambda study, made: grid(study, config, made))
-    console = Console()
+    console = plain_or_terminal()
     console.print(grid_table(content))
-    console.print(report_where(options["output"]), soft_wrap=True, highlight=False)
+    console.print(report_where(options["output"]), soft_wrap=True)

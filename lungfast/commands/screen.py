@@ -26,6 +26,15 @@ from rich.text import Text
 
 from lungfast.records import EpochEnd
 
+PLAIN_WIDTH = 110
+"""Columns of a table that is not shown on a terminal: no cell is cut in a log file."""
+
+
+def plain_or_terminal() -> Console:
+    """Standard output: as wide as the terminal, or as a table needs where there is none."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+
 
 class _Rate(ProgressColumn):
     """Things a second, or seconds a thing where that is slower."""
@@ -41,7 +50,6 @@ class Screen:
     """A study's listener; use it as a context manager."""
 
     def __init__(self) -> None:
-        self.out = Console()
         self.err = Console(stderr=True, highlight=False)
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),

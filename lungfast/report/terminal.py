@@ -94,7 +94,9 @@ def fold_table(row: Mapping[str, Any]) -> Table:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     for name in columns:
         text = name in {"", "prompt", "fold", "loss", "status"}
         table.add_column(name, justify="left" if text else "right", no_wrap=True)

@@ -120,9 +120,7 @@ class Study:
         """Train every cell that has no decoder in the run folder yet; the rest is read from there."""
         self._choose_once(len(cells))
         width = self._chosen["width"]
-        self.workspace.hold_rows(
-            self._chosen["row_bytes"], batch_rows=width * self.settings.train.batch_size
-        )
+        self.workspace.hold_rows(self._chosen["row_bytes"], batch_rows=width * self.settings.train.batch_size)
         plan = self.plan(cells)
         done = {key: found for key in self._keys(cells) if (found := self._finished(key))}
         parts = [plan.part(range(len(cells))[start : start + width]) for start in range(0, len(cells), width)]
