@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import (
+from monai.metrics.meandice import DiceMetric
+
+from benchmarks.common import (
     measure_copy_rate,
     measure_matmul_rate,
     medians,
@@ -24,8 +26,6 @@ from common import (
     time_interleaved,
     write_record,
 )
-from monai.metrics.meandice import DiceMetric
-
 from lungfast.compute import cpu_count
 from lungfast.geometry import Frame
 from lungfast.records import Bool, Float32

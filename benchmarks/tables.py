@@ -1,4 +1,4 @@
-"""Write benchmarks/README.md from the records: ``python benchmarks/tables.py``.
+"""Write benchmarks/README.md from the records: ``python -m benchmarks.tables``.
 
 Comes in: records/*.json. Goes out: README.md, so that no figure in it is typed by hand.
 """
@@ -9,12 +9,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from common import RECORDS
+from benchmarks.common import RECORDS
 
 INTRODUCTION = """# Benchmarks
 
-Written by `python benchmarks/tables.py` from the JSON records of the scripts beside it; do not edit. One
-script answers one question: `python benchmarks/bench_NAME.py` measures and writes `records/NAME.json`, and
+Written by `python -m benchmarks.tables` from the JSON records of the scripts beside it; do not edit. One
+script answers one question: `python -m benchmarks.bench_NAME` measures and writes `records/NAME.json`, and
 `--quick` shows in seconds that the script works. The candidates of a table ran in turn in one process,
 warm-up rounds (compilation, page faults) are not counted, and every figure is a median.
 """

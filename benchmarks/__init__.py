@@ -1,0 +1,1 @@
+"""One script a question; run as modules: ``python -m benchmarks.bench_score``."""
