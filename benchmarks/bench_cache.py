@@ -21,6 +21,8 @@ import zarr
 from benchmarks.common import measure_copy_rate, medians, ratio, time_interleaved, write_record
 from lungfast.frozen.cache import EmbeddingCache, Fingerprint
 from lungfast.frozen.cache_writer import CacheWriter
+from lungfast.frozen.checkpoints import head_bytes
+from lungfast.frozen.nano import sam_head_modules
 from lungfast.records import EncoderSpec, Sample
 
 BATCH = 8
@@ -50,12 +52,23 @@ def sample(index: int) -> Sample:
     )
 
 
+def random_head(spec: EncoderSpec) -> bytes:
+    """SAM's prompt encoder and mask decoder as initialised, so that the cache can be trained on."""
+    modules = zip(
+        ("prompt_encoder", "mask_decoder"), sam_head_modules(spec.grid, spec.input_size), strict=True
+    )
+    return head_bytes(
+        {f"{room}.{name}": value for room, module in modules for name, value in module.state_dict().items()}
+    )
+
+
 def make_cache(url: str, grid: int, n_rows: int, after: Callable[[int], None] = lambda _: None) -> None:
     """``n_rows`` rows of seeded noise; ``after`` is called with each row once it is committed."""
     spec = sam_spec(grid)
     fingerprint = Fingerprint.of(spec, dtype="float16", compute_dtype="float32", device_class="cpu")
     noise_NC = np.random.default_rng(0).normal(size=(spec.n_tokens, 256)).astype(np.float32)
     with CacheWriter.open(url, spec=spec, fingerprint=fingerprint, n_images=n_rows, pixels=False) as writer:
+        writer.put_blob("head.safetensors", random_head(spec))
         for row in range(n_rows):
             writer.add(row, sample(row), np.roll(noise_NC, row, axis=0))
             after(row)
