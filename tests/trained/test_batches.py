@@ -13,7 +13,9 @@ row_sets = st.lists(st.integers(0, 99), min_size=1, max_size=30, unique=True).ma
 
 
 @given(row_sets, st.integers(0, 5), st.integers(0, 5))
-def test_an_order_is_a_permutation_that_depends_on_the_set_alone(rows: np.ndarray, seed: int, epoch: int) -> None:
+def test_an_order_is_a_permutation_that_depends_on_the_set_alone(
+    rows: np.ndarray, seed: int, epoch: int
+) -> None:
     order = row_order(rows, seed=seed, epoch=epoch)
     np.testing.assert_array_equal(np.sort(order), np.sort(rows))
     np.testing.assert_array_equal(order, row_order(rows[::-1], seed=seed, epoch=epoch))

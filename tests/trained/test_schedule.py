@@ -11,9 +11,13 @@ from lungfast.trained.schedule import learning_rate
 @pytest.mark.parametrize("n_steps", [4, 5, 11, 100])
 def test_onecycle_is_torchs(n_steps: int) -> None:
     optimiser = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=1.0)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=n_steps, cycle_momentum=False)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, 3e-3, total_steps=n_steps, cycle_momentum=False
+    )
     for step in range(n_steps):
-        assert learning_rate("onecycle", 3e-3, step, n_steps) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-9)
+        assert learning_rate("onecycle", 3e-3, step, n_steps) == pytest.approx(
+            scheduler.get_last_lr()[0], rel=1e-9
+        )
         optimiser.step()
         if step < n_steps - 1:
             scheduler.step()
