@@ -30,14 +30,15 @@ def resolve_device(name: str) -> torch.device:
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UsageError("--device is not a device", found=name, expected="auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
-            "--device is not a device", found=name, expected="auto, cpu, cuda, cuda:0 …"
-        ) from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda without a usable CUDA device", found="none", fix="use --device cpu")
+            f"--device {name} without such a CUDA device",
+            found=f"{torch.cuda.device_count()} usable",
+            fix="use --device cpu",
+        )
     return device
 
 

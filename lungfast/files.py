@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lungfast.errors import LungfastError
 
@@ -18,6 +18,7 @@ def write_atomic(path: Path, content: bytes, *, fsync: bool = False) -> None:
     """Write to a temporary sibling, then ``os.replace``: readers see the old file or the new, never half."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             file.write(content)
             if fsync:
@@ -67,8 +68,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
 
     The kernel frees the lock when the process dies, however it dies; the file itself may stay.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    with _opened(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -79,11 +79,22 @@ def locked(path: Path, what: str) -> Iterator[None]:
                 found=f"pid {pid}",
                 fix="wait for it to finish, or stop it",
             ) from None
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
+        try:
+            file.seek(0)
+            file.truncate()
+            file.write(str(os.getpid()))
+            file.flush()
+        except OSError as error:
+            raise disk_error(path, error) from error
         yield
+
+
+def _opened(path: Path) -> IO[str]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a+")
+    except OSError as error:
+        raise disk_error(path.parent, error) from error
 
 
 def is_locked(path: Path) -> bool:

@@ -6,8 +6,8 @@
       results.json      the answer; written last: a run is complete when it is there
       per_image.csv     one line per scored image         history.csv    losses by epoch
       decoders/         one safetensors file per decoder, segment-anything's names
-      checkpoints/      only while training
-      timing.json       seconds; kept apart so that results of a resumed run are the same bytes
+      checkpoints/      only while training       logits-*.h5    with --save-logits
+      chosen.json       precision, compilation, stack width: fixed before the first step
 
 Every file is written atomically. A lock with the holder's pid keeps a second writer out.
 """
@@ -18,7 +18,7 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -26,15 +26,25 @@ from typing import TYPE_CHECKING, Any
 
 from lungfast import __version__
 from lungfast.compute import hardware
-from lungfast.errors import LungfastError, RunError, UsageError
-from lungfast.files import locked, write_atomic, write_json
+from lungfast.errors import RunError, UsageError
+from lungfast.files import disk_error, locked, write_atomic, write_json
 from lungfast.records import Float32
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SCHEMA = 1
-QUESTION, ANSWER = "run.json", "results.json"
+QUESTION, ANSWER, NOTES, LOCK = "run.json", "results.json", "checkpoint.json", ".lock"
+OURS: tuple[str, ...] = (
+    ANSWER,
+    "*.csv",
+    "logits*.h5",
+    "splits.json",
+    "prompts.json",
+    "chosen.json",
+    "decoders",
+)
+OURS += ("checkpoints", QUESTION)
 PACKAGES = ("torch", "segment-anything", "monai", "zarr", "numpy", "numba", "safetensors", "scikit-learn")
 
 
@@ -74,37 +84,58 @@ class RunFolder:
     def decoder_path(self, key: str) -> Path:
         return self.path / "decoders" / f"{key}.safetensors"
 
-    def write_decoder(self, key: str, state: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
-        """segment-anything's names under ``mask_decoder.``; ``notes`` go into the file's metadata."""
-        tensors = {f"mask_decoder.{name}": tensor for name, tensor in state.items()}
-        self._write_tensors(self.decoder_path(key), tensors, notes)
-
-    def write_checkpoint(self, name: str, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
-        self._write_tensors(self.path / "checkpoints" / f"{name}.safetensors", tensors, notes)
-
-    def read_checkpoint(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The newest checkpoint of that name, or None where training has not got so far."""
-        path = self.path / "checkpoints" / f"{name}.safetensors"
-        return read_tensors(path) if path.exists() else None
-
-    def drop_checkpoint(self, name: str) -> None:
-        (self.path / "checkpoints" / f"{name}.safetensors").unlink(missing_ok=True)
-
-    @contextmanager
-    def logits_file(self) -> Iterator[LogitsFile]:
-        """``logits.h5``, opened for adding."""
-        import h5py
-
-        with h5py.File(self.path / "logits.h5", "a") as file:
-            yield LogitsFile(file)
-
     @staticmethod
-    def _write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+    def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+        """A safetensors file; ``notes`` go into its metadata as JSON."""
         from safetensors.torch import save
 
-        path.parent.mkdir(exist_ok=True)
         header = {"notes": json.dumps(notes, allow_nan=False, sort_keys=True)}
         write_atomic(path, save({name: t.contiguous() for name, t in tensors.items()}, metadata=header))
+
+    def _checkpoint(self, name: str) -> Path:
+        return self.path / "checkpoints" / name
+
+    def write_checkpoint(
+        self, name: str, notes: Mapping[str, Any], tensors_K: Iterable[Mapping[str, Tensor]]
+    ) -> None:
+        """One file per decoder; ``notes`` (with its ``epoch``) last: it decides which files count."""
+        folder, epoch = self._checkpoint(name), notes["epoch"]
+        kept = set()
+        for k, tensors in enumerate(tensors_K):
+            path = folder / f"{epoch}-{k}.safetensors"
+            self.write_tensors(path, tensors, {})
+            kept.add(path)
+        write_json(folder / NOTES, notes)
+        for path in set(folder.glob("*.safetensors")) - kept:
+            path.unlink()
+
+    def read_checkpoint(self, name: str) -> tuple[dict[str, Any], Iterator[dict[str, Tensor]]] | None:
+        """Notes and tensors of the newest checkpoint, or None where training has not got so far."""
+        folder = self._checkpoint(name)
+        if not (folder / NOTES).exists():
+            return None
+        notes = read_json(folder / NOTES)
+        paths = [folder / f"{notes['epoch']}-{k}.safetensors" for k in range(len(notes["status"]))]
+        return notes, (read_tensors(path)[0] for path in paths)
+
+    def drop_checkpoint(self, name: str) -> None:
+        shutil.rmtree(self._checkpoint(name), ignore_errors=True)
+
+    @contextmanager
+    def logits_file(self, part: str) -> Iterator[LogitsFile]:
+        """``logits-PART.h5``, whole or absent."""
+        import h5py
+
+        path = self.path / f"logits-{part}.h5"
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            with h5py.File(temporary, "w") as file:
+                yield LogitsFile(file)
+            temporary.replace(path)
+        except OSError as error:
+            raise disk_error(path, error) from error
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 class LogitsFile:
@@ -114,21 +145,20 @@ class LogitsFile:
         self._file = file
 
     def put(self, key: str, image_id: str, logits_hw: Float32) -> None:
-        """Store one image's logits, replacing those of an interrupted scoring."""
-        group = self._file.require_group(key)
-        if image_id in group:
-            del group[image_id]
-        group.create_dataset(image_id, data=logits_hw)
+        self._file.require_group(key).create_dataset(image_id, data=logits_hw)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and notes of a safetensors file of this run."""
+def read_tensors(
+    path: Path, *, names: Sequence[str] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors (all, or the named ones) and notes of a safetensors file of a run."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             notes = json.loads((file.metadata() or {}).get("notes", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118
+            wanted = file.keys() if names is None else names
+            return {name: file.get_tensor(name) for name in wanted}, notes
     except (SafetensorError, OSError, ValueError) as error:
         raise RunError(f"cannot read {path}", found=str(error), fix="run the study again") from error
 
@@ -148,50 +178,55 @@ def open_run(
 ) -> Iterator[RunFolder]:
     """Create, resume or replace a run folder and hold its lock.
 
-    Raises UsageError where the folder is there and neither was asked for, RunError where a run to be
-    resumed asked another question.
+    Raises UsageError where the folder is there and neither was asked for, or holds something else; RunError
+    where a run to be resumed asked another question. ``overwrite`` removes a run's files and no others.
     """
     question = json.loads(json.dumps(question, allow_nan=False))
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other", fix="give one of them")
-    if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / QUESTION).exists())):
-        raise UsageError(
-            "-o is not a run folder", found=str(path), expected="a new folder", fix="choose another -o"
-        )
-    exists = (path / QUESTION).exists()
-    if exists and not (resume or overwrite):
-        raise UsageError(
-            f"{path} holds a run already",
-            found="a complete run" if (path / ANSWER).exists() else "an unfinished run",
-            fix="choose another -o, or give --resume or --overwrite",
-        )
-    _make_folder(path)
-    with locked(path / ".lock", f"the run {path}"):
+    _refuse_foreign(path)
+    with locked(path / LOCK, f"the run {path}"):
+        exists = (path / QUESTION).exists()
+        if exists and not (resume or overwrite):
+            raise UsageError(
+                f"{path} holds a run already",
+                found="a complete run" if (path / ANSWER).exists() else "an unfinished run",
+                fix="choose another -o, or give --resume or --overwrite",
+            )
         if exists and overwrite:
-            _empty(path)
+            _remove(path, OURS)
         elif exists:
             _same_question(read_json(path / QUESTION), question, path)
+        _remove(path, (".*.tmp", "decoders/.*.tmp"))
         run = RunFolder(path, question)
         if not (path / QUESTION).exists():
             run.write(QUESTION, question)
         yield run
 
 
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LungfastError(f"cannot make the folder {path}", found=error.strerror or str(error)) from error
+def _refuse_foreign(path: Path) -> None:
+    """A folder counts as a run by its run.json; without one it may hold a killed start's rests."""
+    if not path.exists():
+        return
+    if path.is_dir():
+        if (path / QUESTION).exists():
+            if {"study", "settings"} <= set(read_json(path / QUESTION)):
+                return
+        elif all(entry.name.startswith(".") for entry in path.iterdir()):
+            return
+    raise UsageError(
+        "-o is not a run folder", found=str(path), expected="a new folder", fix="choose another -o"
+    )
 
 
-def _empty(path: Path) -> None:
-    for entry in path.iterdir():
-        if entry.name == ".lock":
-            continue
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+def _remove(path: Path, patterns: Sequence[str]) -> None:
+    """Files and folders of these names; run.json last, so that a kill in between leaves a run."""
+    for pattern in patterns:
+        for entry in path.glob(pattern):
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
 
 
 def _same_question(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:

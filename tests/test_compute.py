@@ -53,11 +53,13 @@ def test_precision_that_cannot_be(name: str) -> None:
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert compute.resolve_device("auto") == CPU
-    with pytest.raises(UsageError, match="without a usable CUDA device"):
+    with pytest.raises(UsageError, match="without such a CUDA device"):
         compute.resolve_device("cuda")
-    with pytest.raises(UsageError, match="--device is not a device"):
-        compute.resolve_device("abacus")
+    for name in ("abacus", "mps", "meta"):
+        with pytest.raises(UsageError, match="--device is not a device"):
+            compute.resolve_device(name)
 
 
 def test_hardware_is_json() -> None:

@@ -45,6 +45,7 @@ def test_resume_refuses_another_question_and_names_the_field(tmp_path: Path) -> 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
+    (tmp_path / "run.json").write_text("{}")
     for flags in ({}, {"overwrite": True}, {"resume": True}):
         with pytest.raises(UsageError, match="not a run folder"), open_run(tmp_path, QUESTION, **flags):
             pass
@@ -74,28 +75,56 @@ def test_tensors_notes_rows_and_logits_come_back(tmp_path: Path) -> None:
 
     state = {"a.weight": torch.arange(6.0).reshape(2, 3)}
     with open_run(tmp_path / "run", QUESTION) as run:
-        run.write_decoder("k", state, {"best_epoch": 2, "loss": [0.1, None]})
+        run.write_tensors(run.decoder_path("k"), state, {"best_epoch": 2, "loss": [0.1, None]})
         tensors, notes = read_tensors(run.decoder_path("k"))
-        torch.testing.assert_close(tensors["mask_decoder.a.weight"], state["a.weight"])
+        torch.testing.assert_close(tensors["a.weight"], state["a.weight"])
         assert notes == {"best_epoch": 2, "loss": [0.1, None]}
         run.write_rows("t.csv", [{"a": 0.1, "b": "x,y"}])
         assert (run.path / "t.csv").read_text() == 'a,b\n0.1,"x,y"\n'
         for value in (1.0, 2.0):
-            with run.logits_file() as file:
+            with run.logits_file("val") as file:
                 file.put("k", "image-1", np.full((2, 2), value, np.float32))
-        with h5py.File(run.path / "logits.h5") as file:
+        with h5py.File(run.path / "logits-val.h5") as file:
             np.testing.assert_array_equal(file["k/image-1"], np.full((2, 2), 2.0))
 
 
-def test_a_checkpoint_goes_with_the_results(tmp_path: Path) -> None:
+def test_a_checkpoint_replaces_the_one_before_and_goes_with_the_results(tmp_path: Path) -> None:
     with open_run(tmp_path / "run", QUESTION) as run:
         assert run.read_checkpoint("part") is None
-        run.write_checkpoint("part", {"x": torch.ones(2)}, {"epoch": 1})
+        for epoch in (1, 2):
+            tensors = [{"x": torch.full((2,), float(epoch * k))} for k in range(2)]
+            run.write_checkpoint("part", {"epoch": epoch, "status": ["running"] * 2}, tensors)
         found = run.read_checkpoint("part")
         assert found is not None
-        assert found[1] == {"epoch": 1}
+        assert found[0]["epoch"] == 2
+        assert [flat["x"].tolist() for flat in found[1]] == [[0.0, 0.0], [2.0, 2.0]]
+        assert len(list((run.path / "checkpoints" / "part").iterdir())) == 3
         run.write_results({"rows": []})
         assert run.read_checkpoint("part") is None
+
+
+def test_overwrite_removes_a_runs_files_and_no_others(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", QUESTION) as run:
+        run.write_rows("per_image.csv", [{"a": 1}])
+        (run.path / "notes.txt").write_text("mine")
+        (run.path / ".results.json.99.tmp").write_text("a killed write")
+    with open_run(tmp_path / "run", QUESTION, overwrite=True) as run:
+        assert sorted(path.name for path in run.path.iterdir()) == [".lock", "notes.txt", "run.json"]
+
+
+def test_a_killed_start_does_not_block_the_next(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").write_text("99")
+    with open_run(tmp_path / "run", QUESTION) as run:
+        assert not run.complete
+
+
+def test_logits_of_a_killed_scoring_are_not_in_the_way(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", QUESTION) as run:
+        (run.path / ".logits-val.h5.tmp").write_bytes(b"half")
+        with pytest.raises(KeyError), run.logits_file("val"):
+            raise KeyError
+        assert not list(run.path.glob("*logits*"))
 
 
 def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:

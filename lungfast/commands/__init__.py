@@ -23,6 +23,12 @@ COMMANDS = {
 }
 
 
+INTERRUPTED = (
+    "interrupted; embed goes on when the same command is given again, "
+    "grid and cv go on from their last checkpoint with --resume"
+)
+
+
 class Lungfast(click.Group):
     """Loads a command when it is called, and turns every user error into one line."""
 
@@ -52,7 +58,7 @@ class Lungfast(click.Group):
         except click.ClickException as error:
             _stop(" ".join(error.format_message().split()), error.exit_code)
         except (click.Abort, KeyboardInterrupt):
-            _stop("interrupted; what was finished is kept: the same command with --resume goes on", 130)
+            _stop(INTERRUPTED, 130)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from lungfast.commands import options as opt
+from lungfast.errors import TrainingError
 
 
 @click.command(
@@ -15,10 +16,15 @@ from lungfast.commands import options as opt
     "lungfast cv m.zarr --prompt points,box-auto --lr 1e-4,1e-3 -o runs/choose",
 )
 @click.argument("cache")
-@click.option("--lr", "lrs", type=opt.Numbers(above=0), default="1e-3", show_default=True)
-@click.option("--wd", "wds", type=opt.Numbers(least=0), default="0", show_default=True)
-@click.option("--loss", "losses", type=opt.Names(opt.LOSSES), default="dicefocal", show_default=True)
-@click.option("--prompt", "prompts", type=opt.Names(opt.PROMPTS), default="points", show_default=True)
+@opt.candidates(lr="1e-3", wd="0")
+@click.option(
+    "--prompt",
+    "prompts",
+    type=opt.Names(opt.PROMPTS),
+    default="points",
+    show_default=True,
+    help="One or more of points, box-auto, both-auto; box and both take the ground truth's box.",
+)
 @opt.training_options
 @opt.prompt_options
 @opt.run_options
@@ -42,9 +48,14 @@ def command(cache: str, **options: Any) -> None:
         seed=options["seed"],
         split_seed=options["split_seed"],
     )
-    content = run_study("cv", cache, config, options, lambda study, made: cross_validate(study, config, made))
+    content = run_study("cv", cache, config, options, lambda *given: cross_validate(config, *given))
     console = plain_or_terminal()
     for row in content["rows"]:
         console.print(fold_table(row))
     console.print(cv_table(content))
+    failed = [row["prompt"] for row in content["rows"] if row["status"] != "done"]
     console.print(report_where(options["output"]), soft_wrap=True)
+    if failed:
+        raise TrainingError(
+            f"every decoder of a fold diverged with prompt {', '.join(failed)}", fix="try a smaller --lr"
+        )

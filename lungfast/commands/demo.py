@@ -53,7 +53,7 @@ def command(output: Path, seed: int, *, quick: bool) -> None:
     click.echo(f"3/3  three folds of decoders, trained at once -> {output}/cv")
     config, options = _cv_options(output / "cv", epochs=epochs, seed=seed)
     content = run_study(
-        "cv", str(output / "m.zarr"), config, options, lambda study, made: cross_validate(study, config, made)
+        "cv", str(output / "m.zarr"), config, options, lambda *given: cross_validate(config, *given)
     )
     console = plain_or_terminal()
     console.print(cv_table(content))
@@ -103,6 +103,7 @@ def _cv_options(output: Path, *, epochs: int, seed: int) -> tuple[Any, dict[str,
         "compile_": "off",
         "memory": "auto",
         "save_logits": False,
+        "thresholds": "fine",
         "resume": False,
         "overwrite": False,
     }

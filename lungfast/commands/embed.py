@@ -181,5 +181,10 @@ def conclude(report: EmbedReport, url: str, screen: Screen) -> None:
         screen.note(f"{len(report.skipped)} images could not be read and were left out:")
         for line in report.skipped:
             screen.note(f"  {line}")
+    if report.left_out:
+        screen.note(
+            f"{report.left_out} images of the dataset are not in {url}: they were unreadable or dropped when "
+            "it was made; --overwrite embeds again"
+        )
     kept = f", {report.already} were there already" if report.already else ""
     click.echo(f"{url}: {report.embedded} images embedded{kept}")

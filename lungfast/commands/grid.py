@@ -14,10 +14,14 @@ from lungfast.commands import options as opt
     epilog="Example: lungfast grid m.zarr --lr 1e-5,1e-4,1e-3 --wd 0,1e-1,1e-3 --epochs 100 -o runs/grid",
 )
 @click.argument("cache")
-@click.option("--lr", "lrs", type=opt.Numbers(above=0), default="1e-5,1e-4,1e-3", show_default=True)
-@click.option("--wd", "wds", type=opt.Numbers(least=0), default="0,1e-1,1e-3", show_default=True)
-@click.option("--loss", "losses", type=opt.Names(opt.LOSSES), default="dicefocal", show_default=True)
-@click.option("--prompt", type=click.Choice(opt.PROMPTS), default="points", show_default=True)
+@opt.candidates(lr="1e-5,1e-4,1e-3", wd="0,1e-1,1e-3")
+@click.option(
+    "--prompt",
+    type=click.Choice(opt.PROMPTS),
+    default="points",
+    show_default=True,
+    help="box and both take the ground truth's box.",
+)
 @opt.training_options
 @opt.prompt_options
 @opt.run_options
@@ -41,7 +45,7 @@ def command(cache: str, **options: Any) -> None:
         seed=options["seed"],
         split_seed=options["split_seed"],
     )
-    content = run_study("grid", cache, config, options, lambda study, made: grid(study, config, made))
+    content = run_study("grid", cache, config, options, lambda *given: grid(config, *given))
     console = plain_or_terminal()
     console.print(grid_table(content))
     console.print(report_where(options["output"]), soft_wrap=True)

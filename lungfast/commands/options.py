@@ -72,6 +72,39 @@ def compose(*options: Callable[[Function], Function]) -> Callable[[Function], Fu
     return decorate
 
 
+def candidates(*, lr: str, wd: str) -> Callable[[Function], Function]:
+    """--lr, --wd and --loss, each a list."""
+    return compose(
+        click.option(
+            "--lr",
+            "lrs",
+            type=Numbers(above=0),
+            default=lr,
+            show_default=True,
+            metavar="LIST",
+            help="Learning rates, separated by commas.",
+        ),
+        click.option(
+            "--wd",
+            "wds",
+            type=Numbers(least=0),
+            default=wd,
+            show_default=True,
+            metavar="LIST",
+            help="Weight decays (Adam's L2), separated by commas.",
+        ),
+        click.option(
+            "--loss",
+            "losses",
+            type=Names(LOSSES),
+            default="dicefocal",
+            show_default=True,
+            metavar="LIST",
+            help="dicefocal, dicece or both.",
+        ),
+    )
+
+
 output = click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="The run folder to write."
 )
@@ -86,10 +119,26 @@ run_options = compose(
 )
 
 training_options = compose(
-    click.option("--epochs", type=click.IntRange(1), default=60, show_default=True),
-    click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True),
     click.option(
-        "--schedule", type=click.Choice(["onecycle", "constant"]), default="onecycle", show_default=True
+        "--epochs",
+        type=click.IntRange(1),
+        default=60,
+        show_default=True,
+        help="Passes over the training images.",
+    ),
+    click.option(
+        "--batch-size",
+        type=click.IntRange(1),
+        default=8,
+        show_default=True,
+        help="Images a step and decoder.",
+    ),
+    click.option(
+        "--schedule",
+        type=click.Choice(["onecycle", "constant"]),
+        default="onecycle",
+        show_default=True,
+        help="Rise to --lr and fall to nothing, or stay at --lr (the paper).",
     ),
     click.option(
         "--val-every", type=click.IntRange(1), default=1, show_default=True, help="Epochs per validation."
@@ -113,7 +162,20 @@ training_options = compose(
     click.option(
         "--split-seed", type=click.IntRange(0), default=0, show_default=True, help="Who is in which fold."
     ),
-    click.option("--folds", type=click.IntRange(3), default=5, show_default=True),
+    click.option(
+        "--folds",
+        type=click.IntRange(3),
+        default=5,
+        show_default=True,
+        help="Parts of the data: one tests, one validates, the rest trains (5: 60/20/20).",
+    ),
+    click.option(
+        "--thresholds",
+        type=click.Choice(["fine", "paper"]),
+        default="fine",
+        show_default=True,
+        help="Scanned on validation images: 0.05 to 0.95 by 0.01, or 0.50 to 0.70 by 0.05.",
+    ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …"),
     click.option(
         "--precision",
@@ -154,7 +216,13 @@ prompt_options = compose(
         show_default=True,
         help="Where in the average training mask the points lie.",
     ),
-    click.option("--negative-points", type=click.IntRange(0), default=0, show_default=True),
+    click.option(
+        "--negative-points",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        help="Points that say: not here (between and around the lungs).",
+    ),
     click.option(
         "--box",
         "box_mode",

@@ -7,27 +7,30 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lungfast.errors import RunError
-
 if TYPE_CHECKING:
     from lungfast.frozen.prompts import PromptConfig
-    from lungfast.studies.protocol import Settings, Study
+    from lungfast.records import Split
+    from lungfast.studies.fitting import Settings
+    from lungfast.studies.protocol import Study
 
-Body = Callable[["Study", dict[str, Any]], dict[str, Any]]
+Body = Callable[["Study", "tuple[Split, ...]", dict[str, Any]], dict[str, Any]]
 
 
 def settings_from(options: Mapping[str, Any]) -> Settings:
     """The settings shared by every study, from parsed options."""
     from lungfast.compute import parse_memory
-    from lungfast.studies.protocol import Settings
+    from lungfast.scored.scores import DEFAULT_THRESHOLDS, PAPER_THRESHOLDS
+    from lungfast.studies.fitting import Settings
     from lungfast.trained.trainer import TrainConfig
 
+    scans = {"fine": DEFAULT_THRESHOLDS, "paper": PAPER_THRESHOLDS}
     names = ("epochs", "batch_size", "schedule", "val_every", "patience", "keep")
     return Settings(
         train=TrainConfig(**{name: options[name] for name in names}),
         memory_bytes=parse_memory(options["memory"]),
         precision=options["precision"],
         compile=options["compile_"],
+        thresholds=tuple(map(float, scans[options["thresholds"]])),
         save_logits=options["save_logits"],
     )
 
@@ -45,16 +48,23 @@ def prompt_from(kind: str, options: Mapping[str, Any]) -> PromptConfig:
 
 
 def run_study(name: str, cache: str, config: Any, options: Mapping[str, Any], body: Body) -> dict[str, Any]:
-    """Open cache and run folder, run ``body`` under the live screen; a complete run is just read back."""
+    """Open cache and run folder, run ``body`` under the live screen; a complete run is just read back.
+
+    Whatever can be refused is refused before the folder is made: a corrected command must not find it there.
+    """
     from lungfast.commands.screen import Screen
-    from lungfast.compute import resolve_device
+    from lungfast.compute import resolve_device, resolve_precision
+    from lungfast.data.splits import make_folds
     from lungfast.runs import open_run
     from lungfast.studies.protocol import Study
-    from lungfast.studies.workspace import Workspace
+    from lungfast.studies.workspace import Workspace, stack_width
 
     settings = settings_from(options)
     device = resolve_device(options["device"])
+    resolve_precision(settings.precision, device)
+    stack_width(settings.memory_bytes, 1, device)
     workspace = Workspace(cache, device=device)
+    splits = make_folds(workspace.cache.images, config.folds, seed=config.split_seed)
     question = question_of(name, workspace, config, settings)
     with open_run(
         options["output"], question, resume=options["resume"], overwrite=options["overwrite"]
@@ -63,25 +73,31 @@ def run_study(name: str, cache: str, config: Any, options: Mapping[str, Any], bo
             return dict(run.read("results.json"))
         with Screen() as screen:
             study = Study(workspace, run, settings, screen)
-            return body(study, made_with(workspace, config))
+            return body(study, splits, made_with(workspace, config, settings))
 
 
 def question_of(name: str, workspace: Any, config: Any, settings: Settings) -> dict[str, Any]:
     """What decides the answer; the memory bound does not (the width it allows is kept in the run)."""
-    asked = asdict(settings)
-    del asked["memory_bytes"]
     return {
         "study": name,
         "config": asdict(config),
-        "settings": asked,
+        "settings": asked(settings),
         "cache": asdict(workspace.cache.fingerprint),
         "device": workspace.device.type,
     }
 
 
-def made_with(workspace: Any, config: Any) -> dict[str, Any]:
-    """Provenance: versions, hardware, the cache, and the study's own configuration with its seeds."""
+def asked(settings: Settings) -> dict[str, Any]:
+    """The settings that a result depends on; precision and compilation as asked, not as chosen."""
+    content = asdict(settings)
+    del content["memory_bytes"], content["train"]["precision"], content["train"]["compile"]
+    return content
+
+
+def made_with(workspace: Any, config: Any, settings: Settings) -> dict[str, Any]:
+    """Provenance: versions, hardware, the cache, the study's configuration with its seeds, the protocol."""
     from lungfast.runs import provenance
+    from lungfast.scored.scores import DEFAULT_EMPTY
 
     cache = workspace.cache
     return provenance(
@@ -93,10 +109,14 @@ def made_with(workspace: Any, config: Any) -> dict[str, Any]:
             "images": len(cache.images),
         },
         config=asdict(config),
+        settings=asked(settings),
+        scores={
+            "size": "native",
+            "empty_masks": DEFAULT_EMPTY.name,
+            "interval": "95 % percentile bootstrap over patients, 10,000 draws",
+        },
     )
 
 
 def report_where(output: Path) -> str:
-    if not (output / "results.json").exists():
-        raise RunError(f"{output} has no results")
     return f"results: {output}/results.json, per image: {output}/per_image.csv, decoders: {output}/decoders/"

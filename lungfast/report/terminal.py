@@ -1,99 +1,98 @@
-"""results.json in, rich tables out, 80 columns wide. ± stands only where it is a std over folds."""
+"""results.json in, rich tables out, 80 columns wide. ± stands only where it is a std over folds.
+
+What is the same in every line stands once, in the caption.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
-BEST = "★"
+BEST, ORACLE = "★", "†"
+ORACLE_NOTE = f"{ORACLE} its box is taken from the ground truth, which is not there in use"
+Row = Mapping[str, Any]
+SETTINGS: dict[str, Callable[[Row], str]] = {
+    "lr": lambda row: f"{row['lr']:g}",
+    "wd": lambda row: f"{row['wd']:g}",
+    "loss": lambda row: str(row["loss"]),
+}
 
 
-def grid_table(content: Mapping[str, Any]) -> Table:
+def grid_table(content: Row) -> Table:
     """One line per configuration, the winner marked; its test scores in the caption."""
-    table = _table(
-        "grid, chosen on validation rows",
-        "",
-        "lr",
-        "wd",
-        "loss",
-        "epoch",
-        "thr",
-        "val F1",
-        "val IoU",
-        "status",
-    )
-    best = content["best"]
-    for row in content["rows"]:
+    rows, best = content["rows"], content["best"]
+    varying, constant = _settings(rows)
+    names = ["", *varying, "epoch", "thr", "val F1", "val IoU", "status"]
+    table = _table("grid, chosen on validation rows", names)
+    for row in rows:
         marked = row["decoder"] == best["decoder"]
         table.add_row(
             BEST if marked else "",
-            *_settings(row),
+            *(SETTINGS[name](row) for name in varying),
+            str(row["best_epoch"]),
+            _cell(row["threshold"], 2),
             _cell(row["val_f1"]),
             _cell(row["val_iou"]),
             row["status"],
             style="bold" if marked else "",
         )
-    test = best["test"]
-    table.caption = (
-        f"{BEST} on its {test['n']} test images: F1 {test['f1']:.4f}, IoU {test['iou']:.4f}, "
-        f"precision {test['precision']:.4f}, recall {test['recall']:.4f}"
+    test, oracle = best["test"], best["needs_ground_truth"]
+    table.caption = "\n".join(
+        [
+            f"prompt {best['prompt']}{' ' + ORACLE if oracle else ''}{constant}",
+            f"{BEST} on its {test['n']} test images: F1 {test['f1']:.4f}, IoU {test['iou']:.4f}, "
+            f"precision {test['precision']:.4f}, recall {test['recall']:.4f}",
+            *([ORACLE_NOTE] if oracle else []),
+        ]
     )
     return table
 
 
-def cv_table(content: Mapping[str, Any]) -> Table:
+def cv_table(content: Row) -> Table:
     """One line per prompt, mean ± std over folds, the best of several marked; intervals in the caption."""
     rows = content["rows"]
-    table = _table(
-        "cross-validation, mean ± std over folds", "", "prompt", "F1", "IoU", "precision", "recall"
-    )
-    best = max(rows, key=lambda row: row["f1"]["mean"])
+    names = ["", "prompt", "F1", "IoU", "precision", "recall"]
+    table = _table("cross-validation, mean ± std over folds", names)
+    done = [row for row in rows if row["f1"]]
+    best = max(done, key=lambda row: row["f1"]["mean"]) if len(done) > 1 else None
     for row in rows:
-        marked = row is best and len(rows) > 1
         table.add_row(
-            BEST if marked else "",
-            row["prompt"] + (" †" if row["needs_ground_truth"] else ""),
+            BEST if row is best else "",
+            row["prompt"] + (f" {ORACLE}" if row["needs_ground_truth"] else ""),
             *(_spread(row[name]) for name in ("f1", "iou", "precision", "recall")),
-            style="bold" if marked else "",
+            style="bold" if row is best else "",
         )
     lines = [_per_image(row) for row in rows]
     if any(row["needs_ground_truth"] for row in rows):
-        lines.append("† its box is taken from the ground truth, which is not there in use")
+        lines.append(ORACLE_NOTE)
     table.caption = "\n".join(lines)
     return table
 
 
-def fold_table(row: Mapping[str, Any]) -> Table:
+def fold_table(row: Row) -> Table:
     """What one prompt's folds chose and scored."""
-    table = _table(
-        f"{row['prompt']}, fold by fold",
-        "fold",
-        "lr",
-        "wd",
-        "loss",
-        "epoch",
-        "thr",
-        "val F1",
-        "test F1",
-        "test IoU",
-        "n",
-    )
+    varying, constant = _settings(row["per_fold"])
+    names = ["fold", *varying, "epoch", "thr", "val F1", "test F1", "test IoU", "n"]
+    table = _table(f"{row['prompt']}, fold by fold", names)
     for fold in row["per_fold"]:
         table.add_row(
             fold["fold"],
-            *_settings(fold),
+            *(SETTINGS[name](fold) for name in varying),
+            str(fold["best_epoch"]),
+            _cell(fold["threshold"], 2),
             _cell(fold["val_f1"]),
             _cell(fold["test"]["f1"]),
             _cell(fold["test"]["iou"]),
             str(fold["n_test"]),
         )
+    table.caption = constant.removeprefix(", ")
     return table
 
 
-def _table(title: str, *columns: str) -> Table:
+def _table(title: str, columns: Sequence[str]) -> Table:
     table = Table(
         title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
@@ -103,20 +102,25 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _settings(row: Mapping[str, Any]) -> tuple[str, ...]:
-    threshold = _cell(row["threshold"], 2)
-    return f"{row['lr']:g}", f"{row['wd']:g}", row["loss"], str(row["best_epoch"]), threshold
+def _settings(rows: Sequence[Row]) -> tuple[list[str], str]:
+    """Names of the settings that differ between rows, and the others as text."""
+    values = {name: {show(row) for row in rows} for name, show in SETTINGS.items()}
+    varying = [name for name, found in values.items() if len(found) > 1]
+    constant = "".join(f", {name} {min(found)}" for name, found in values.items() if len(found) == 1)
+    return varying, constant
 
 
 def _cell(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _spread(summary: Mapping[str, Any]) -> str:
-    return f"{summary['mean']:.4f} ± {summary['std']:.4f}"
+def _spread(summary: Row | None) -> str:
+    return "-" if summary is None else f"{summary['mean']:.4f} ± {summary['std']:.4f}"
 
 
-def _per_image(row: Mapping[str, Any]) -> str:
+def _per_image(row: Row) -> str:
     f1 = row["f1_image"]
+    if f1 is None:
+        return f"{row['prompt']}: no result, a fold has no decoder that did not diverge"
     interval = "" if f1["ci95"] is None else f" [95 % {f1['ci95'][0]:.4f} to {f1['ci95'][1]:.4f}]"
     return f"{row['prompt']}: F1 per image {f1['mean']:.4f}{interval}, n = {f1['n']}"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lungfast.data.splits import make_folds, splits_as_dict
+from lungfast.data.splits import splits_as_dict
 from lungfast.frozen.prompts import PromptConfig
 from lungfast.records import ImageRecord, LossName, PromptKind, Split
 from lungfast.runs import results
@@ -54,10 +54,11 @@ class FoldResult:
         return dict(mean_scores(self.test, chosen(self.best).index))
 
 
-def cross_validate(study: Study, config: CvConfig, made_with: dict[str, Any]) -> dict[str, Any]:
+def cross_validate(
+    config: CvConfig, study: Study, splits: Sequence[Split], made_with: dict[str, Any]
+) -> dict[str, Any]:
     """Train all folds of all prompts at once and write the run folder; returns results.json's content."""
     images = study.workspace.cache.images
-    splits = make_folds(images, config.folds, seed=config.split_seed)
     study.run.write("splits.json", splits_as_dict(splits, images))
     groups = {
         (prompt.kind, split.name): cells_of(
@@ -68,22 +69,30 @@ def cross_validate(study: Study, config: CvConfig, made_with: dict[str, Any]) ->
     }
     cells = [cell for group in groups.values() for cell in group]
     study.run.write("prompts.json", _priors(study, groups))
-    fitted = study.fit(cells)
-    study.run.write_rows("history.csv", history_rows(fitted))
-    outcomes = {outcome.cell.config.key: outcome for outcome in study.validate(cells, fitted)}
-    winners = {name: best_of([outcomes[cell.config.key] for cell in group]) for name, group in groups.items()}
+    trained = study.fit(cells)
+    study.run.write_rows("history.csv", history_rows(trained))
+    outcomes = {outcome.cell.config.key: outcome for outcome in study.validate(cells, trained)}
+    winners = {
+        name: best
+        for name, group in groups.items()
+        if (best := best_of([outcomes[cell.config.key] for cell in group]))
+    }
     tested = dict(zip(winners, study.test(list(winners.values())), strict=True))
     found = {
         prompt.kind: [
-            FoldResult(
-                split=split, best=winners[prompt.kind, split.name], test=tested[prompt.kind, split.name]
-            )
+            FoldResult(split=split, best=winners[name], test=tested[name])
             for split in splits
+            if (name := (prompt.kind, split.name)) in winners
         ]
         for prompt in config.prompts
     }
     _write_images(study, list(outcomes.values()), found, images)
-    rows = [_row(prompt, found[prompt.kind], images, seed=config.seed) for prompt in config.prompts]
+    rows = [
+        _row(prompt, found[prompt.kind], images, seed=config.seed)
+        if len(found[prompt.kind]) == len(splits)
+        else _failed_row(prompt, found[prompt.kind])
+        for prompt in config.prompts
+    ]
     content = results("cv", rows, made_with | {"training": study.training})
     if len(rows) == 1:
         content |= {name: rows[0][name] for name in ("f1", "iou", "f1_image", "iou_image")}
@@ -112,14 +121,26 @@ def _row(
 ) -> dict[str, Any]:
     means = [fold.means() for fold in folds]
     patients = [images[int(image)].patient for fold in folds for image in fold.test.images]
-    row: dict[str, Any] = {"prompt": prompt.kind, "needs_ground_truth": prompt.is_oracle}
+    row: dict[str, Any] = {"prompt": prompt.kind, "needs_ground_truth": prompt.is_oracle, "status": "done"}
     for name in MEASURES:
         row[name] = asdict(over_folds([mean[name] for mean in means]))
     for name in ("f1", "iou"):
         values_N = np.concatenate([fold.test.at(name, chosen(fold.best).index) for fold in folds])
         row[f"{name}_image"] = asdict(per_image_summary(values_N, patients, seed=seed))
-    row["per_fold"] = [
-        config_row(fold.best) | {"fold": fold.split.name, "n_test": len(fold.test.images), "test": mean}
-        for fold, mean in zip(folds, means, strict=True)
-    ]
+    row["per_fold"] = _fold_rows(folds)
     return row
+
+
+def _failed_row(prompt: PromptConfig, folds: Sequence[FoldResult]) -> dict[str, Any]:
+    """A prompt with a fold in which every decoder diverged has no mean; its other folds are told."""
+    empty = dict.fromkeys((*MEASURES, "f1_image", "iou_image"))
+    row = {"prompt": prompt.kind, "needs_ground_truth": prompt.is_oracle, "status": "diverged"}
+    return row | empty | {"per_fold": _fold_rows(folds)}
+
+
+def _fold_rows(folds: Sequence[FoldResult]) -> list[dict[str, Any]]:
+    return [
+        config_row(fold.best)
+        | {"fold": fold.split.name, "n_test": len(fold.test.images), "test": fold.means()}
+        for fold in folds
+    ]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from lungfast.compute import cpu_count
-from lungfast.errors import DataError
+from lungfast.errors import CacheError, DataError
 from lungfast.frozen.cache import Fingerprint
 from lungfast.frozen.cache_writer import CacheWriter
 from lungfast.frozen.encoders import Encoder
@@ -40,6 +40,8 @@ class EmbedReport:
     embedded: int = 0
     already: int = 0
     duplicates: int = 0
+    left_out: int = 0
+    """Images of the listing that a cache completed earlier does not hold."""
     skipped: list[str] = field(default_factory=list)
     """One line per unreadable image."""
 
@@ -50,6 +52,8 @@ class EmbedListener(Protocol):
     def advance(self, n: int = 1) -> None: ...
 
 
+MAX_THREADS = 8
+"""Decoders at work; twice as many films (60 MB each with their masks at 4020x4892) wait for the encoder."""
 Loaded = tuple[int, Sample | DataError]
 
 
@@ -80,6 +84,8 @@ def embed(listing: Listing, encoder: Encoder, config: EmbedConfig, listener: Emb
         report.already = len(listing.refs) - len(todo)
         listener.advance(report.already)
         if writer.complete:
+            _same_listing(listing, writer.done, config.url)
+            report.left_out = len(todo)
             return report
         writer.put_blob("head.safetensors", encoder.head)
         seen = set(writer.content_hashes)
@@ -97,9 +103,20 @@ def embed(listing: Listing, encoder: Encoder, config: EmbedConfig, listener: Emb
     return report
 
 
+def _same_listing(listing: Listing, done: frozenset[str], url: str) -> None:
+    """A complete cache of other images must not pass for this listing's."""
+    others = sorted(done - {ref.id for ref in listing.refs})
+    if others:
+        raise CacheError(
+            f"{url} is complete and holds other images",
+            found=f"{len(others)} that are not in this dataset, such as {others[0]}",
+            fix="choose another -o, or --overwrite",
+        )
+
+
 def _load_ahead(todo: Sequence[tuple[int, SampleRef]]) -> Iterator[Loaded]:
     """Decode in threads, a few images ahead, in order."""
-    threads = cpu_count()
+    threads = min(MAX_THREADS, cpu_count())
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[tuple[int, Future[Sample]]] = deque()
         for index, ref in todo:

@@ -32,6 +32,8 @@ def export(run: Path, checkpoint: Path, out: Path, *, decoder: str | None = None
     CheckpointError where ``checkpoint`` is not the one that made the embeddings.
     """
     content = read_json(run / "results.json")
+    if not {"schema", "rows", "provenance"} <= set(content):
+        raise RunError(f"{run} is not a run of lungfast", expected="a folder of grid or cv")
     key = decoder or best_decoder(content)
     path = run / "decoders" / f"{key}.safetensors"
     if not path.exists():
@@ -47,7 +49,7 @@ def export(run: Path, checkpoint: Path, out: Path, *, decoder: str | None = None
         )
     tensors, _ = read_tensors(path)
     state = {name.removeprefix("mask_decoder."): tensor for name, tensor in tensors.items()}
-    if checkpoint.exists() and (found := file_sha256(checkpoint)) != encoder["weights_sha256"]:
+    if checkpoint.is_file() and (found := file_sha256(checkpoint)) != encoder["weights_sha256"]:
         raise CheckpointError(
             f"{checkpoint} did not make this run's embeddings",
             found=f"sha256 {found[:12]}…",
@@ -58,8 +60,12 @@ def export(run: Path, checkpoint: Path, out: Path, *, decoder: str | None = None
 
 
 def best_decoder(content: Mapping[str, Any]) -> str:
-    """The decoder that validation prefers in a results.json of grid or cv."""
+    """The decoder that validation prefers in a results.json of grid or cv.
+
+    Of several prompts, one that needs no ground truth goes before one that does, then the highest mean F1.
+    """
     if "best" in content:
         return str(content["best"]["decoder"])
-    folds = [fold for row in content["rows"] for fold in row["per_fold"]]
-    return str(max(folds, key=lambda fold: fold["val_f1"] or 0.0)["decoder"])
+    rows = [row for row in content["rows"] if row["per_fold"]]
+    row = max(rows, key=lambda row: (not row["needs_ground_truth"], (row["f1"] or {}).get("mean", 0.0)))
+    return str(max(row["per_fold"], key=lambda fold: fold["val_f1"])["decoder"])

@@ -6,12 +6,14 @@ decoder at its own best threshold there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lungfast.data.splits import make_folds, splits_as_dict
+from lungfast.data.splits import splits_as_dict
+from lungfast.errors import TrainingError
 from lungfast.frozen.prompts import PromptConfig
-from lungfast.records import LossName
+from lungfast.records import LossName, Split
 from lungfast.runs import results
 from lungfast.studies.protocol import Study
 from lungfast.studies.tables import (
@@ -38,19 +40,23 @@ class GridConfig:
     split_seed: int = 0
 
 
-def grid(study: Study, config: GridConfig, made_with: dict[str, Any]) -> dict[str, Any]:
+def grid(
+    config: GridConfig, study: Study, splits: Sequence[Split], made_with: dict[str, Any]
+) -> dict[str, Any]:
     """Run the grid and write the run folder; returns the content of results.json."""
     images = study.workspace.cache.images
-    split = make_folds(images, config.folds, seed=config.split_seed)[0]
+    split = splits[0]
     study.run.write("splits.json", splits_as_dict([split], images))
     cells = cells_of(
         split, config.prompt, lrs=config.lrs, wds=config.wds, losses=config.losses, seed=config.seed
     )
     study.run.write("prompts.json", {split.name: study.prompts(cells[0]).describe()})
-    fitted = study.fit(cells)
-    study.run.write_rows("history.csv", history_rows(fitted))
-    outcomes = study.validate(cells, fitted)
+    trained = study.fit(cells)
+    study.run.write_rows("history.csv", history_rows(trained))
+    outcomes = study.validate(cells, trained)
     best = best_of(outcomes)
+    if best is None:  # Study.validate has refused this already
+        raise TrainingError("every decoder of the grid diverged", fix="try a smaller --lr")
     test = study.test([best])[0]
     rows_csv = [
         row for outcome in outcomes if outcome.val for row in image_rows(outcome, outcome.val, "val", images)

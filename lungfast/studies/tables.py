@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from lungfast.errors import TrainingError
 from lungfast.frozen.prompts import PromptConfig
 from lungfast.records import DecoderConfig, ImageRecord, LossName, Split
 from lungfast.scored.scores import ThresholdChoice
+from lungfast.studies.fitting import Trained
 from lungfast.studies.protocol import MEASURES, Cell, Outcome, Scored
-from lungfast.trained.trainer import Fitted
 
 
 def cells_of(
@@ -28,7 +27,7 @@ def cells_of(
     return [
         Cell(
             config=DecoderConfig(
-                key=f"{split.name}_{prompt.kind}_{loss}_lr{lr:g}_wd{wd:g}_seed{seed}",
+                key=f"{split.name}_{prompt.kind}_{loss}_lr{lr!r}_wd{wd!r}_seed{seed}",
                 lr=lr,
                 wd=wd,
                 loss=loss,
@@ -65,11 +64,11 @@ def image_rows(
     return rows
 
 
-def history_rows(fitted: Sequence[Fitted]) -> list[dict[str, Any]]:
+def history_rows(trained: Sequence[Trained]) -> list[dict[str, Any]]:
     """Losses by epoch; an epoch without validation has an empty cell."""
     return [
         {"decoder": one.key, "epoch": epoch, "train_loss": _blank(train), "val_loss": _blank(val)}
-        for one in fitted
+        for one in trained
         for epoch, (train, val) in enumerate(zip(one.train_loss, one.val_loss, strict=True), start=1)
     ]
 
@@ -93,9 +92,10 @@ def config_row(outcome: Outcome) -> dict[str, Any]:
         "wd": config.wd,
         "loss": config.loss,
         "prompt": outcome.cell.prompt.kind,
+        "needs_ground_truth": outcome.cell.prompt.is_oracle,
         "seed": config.seed,
-        "status": outcome.fitted.status,
-        "best_epoch": outcome.fitted.best_epoch,
+        "status": outcome.trained.status,
+        "best_epoch": outcome.trained.best_epoch,
         "threshold": choice.threshold if choice else None,
         "val_f1": outcome.val_mean("f1"),
         "val_iou": outcome.val_mean("iou"),
@@ -103,14 +103,10 @@ def config_row(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def best_of(outcomes: Sequence[Outcome]) -> Outcome:
-    """The highest mean validation F1, the first on ties; TrainingError where none was ever validated."""
+def best_of(outcomes: Sequence[Outcome]) -> Outcome | None:
+    """The highest mean validation F1, the first on ties; None where every decoder diverged."""
     validated = [outcome for outcome in outcomes if outcome.choice is not None]
-    if not validated:
-        raise TrainingError(
-            f"every decoder of {outcomes[0].cell.split.name} diverged", fix="try a smaller --lr"
-        )
-    return max(validated, key=lambda outcome: outcome.val_mean("f1") or 0.0)
+    return max(validated, key=lambda outcome: outcome.val_mean("f1") or 0.0, default=None)
 
 
 def mean_scores(scored: Scored, index: int) -> Mapping[str, float]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -29,35 +28,33 @@ from lungfast.trained.batches import BatchMaker
 from lungfast.trained.decoder import DecoderStack
 from lungfast.trained.trainer import predict
 
-DECODER_BYTES = 5 * 4 * 4_100_000
-"""One decoder in training: weights, gradient, two moments and the best epoch, 4.1 M fp32 values each."""
-SCRATCH_BYTES = 400 << 20
-"""Activations of a micro-batch, read-ahead of scoring, and allocator slack."""
+DECODER_BYTES = 4_100_000 * (4 + 4 + 8 + 2 + 4 + 4)
+"""One decoder in training: weights, gradient, two moments, a bf16 copy, the best epoch, one in transit."""
+PROCESS_BYTES = 600 << 20
+"""The libraries' own memory, activations of a piece, and read-ahead of scoring; see bench_memory."""
 SCORE_CHUNK = 16
 """Images scored together: 16 packed masks of 4020x4892 are 40 MB."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """How the memory bound is shared: decoders trained at once, and bytes for rows."""
+def stack_width(memory_bytes: int, n_decoders: int, device: torch.device) -> int:
+    """Decoders trained at once: half of the bound for them at most, but at least one.
 
-    width: int
-    row_bytes: int
-
-
-def share_memory(memory_bytes: int, n_decoders: int) -> Budget:
-    """Half for decoders at most (at least one), the rest for rows.
-
-    Raises UsageError where not even one decoder and a few rows fit.
+    On a GPU, half of its free memory counts. Raises UsageError where not even one decoder fits.
     """
-    usable = memory_bytes - SCRATCH_BYTES
+    usable = memory_bytes - PROCESS_BYTES
     if usable < 2 * DECODER_BYTES:
-        need = (SCRATCH_BYTES + 2 * DECODER_BYTES) >> 20
+        need = (PROCESS_BYTES + 2 * DECODER_BYTES) / 1e6
         raise UsageError(
-            "--memory is too small to train", found=f"{memory_bytes >> 20} MiB", expected=f"{need} MiB"
+            "--memory is too small to train", found=f"{memory_bytes / 1e6:.0f} MB", expected=f"{need:.0f} MB"
         )
-    width = max(1, min(n_decoders, usable // 2 // DECODER_BYTES))
-    return Budget(width=width, row_bytes=usable - width * DECODER_BYTES)
+    if device.type == "cuda":
+        usable = torch.cuda.mem_get_info(device)[0]
+    return max(1, min(n_decoders, usable // 2 // DECODER_BYTES))
+
+
+def row_budget(memory_bytes: int, width: int) -> int:
+    """Bytes for rows beside ``width`` decoders."""
+    return max(0, memory_bytes - PROCESS_BYTES - width * DECODER_BYTES)
 
 
 class Workspace:

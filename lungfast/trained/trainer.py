@@ -8,7 +8,7 @@ belongs to the study, the progress bar to the command, files to the run.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -101,7 +101,8 @@ class Trainer:
             due = done % self._config.val_every == 0 or done == self._config.epochs
             val_loss_K = self._validate() if due else np.full(len(self._plan), np.nan)
             self._val_losses.append(val_loss_K)
-            self._keep(val_loss_K)
+            if due:
+                self._keep(val_loss_K)
             yield EpochEnd(
                 epoch=done,
                 epochs=self._config.epochs,
@@ -119,15 +120,20 @@ class Trainer:
         return [self._fitted(k) for k in range(len(self._plan))]
 
     def _fitted(self, k: int) -> Fitted:
-        last = self._config.keep == "last" and self._status[k] != DIVERGED
+        last = self._config.keep == "last"
         return Fitted(
             key=self._plan.configs[k].key,
             state=self._stack.state_dict(k) if last else self._best[k],
-            best_epoch=self.epochs_done if last else int(self._best_epoch_K[k]),
+            best_epoch=self._last_epoch(k) if last else int(self._best_epoch_K[k]),
             status="done" if self._status[k] == RUNNING else self._status[k],
             train_loss=tuple(float(loss_K[k]) for loss_K in self._train_losses),
             val_loss=tuple(float(loss_K[k]) for loss_K in self._val_losses),
         )
+
+    def _last_epoch(self, k: int) -> int:
+        """The last epoch that decoder k trained; 0 for one that diverged, of which no epoch is to be kept."""
+        trained = np.isfinite([loss_K[k] for loss_K in self._train_losses])
+        return 0 if self._status[k] == DIVERGED else int(trained.sum())
 
     def _train_epoch(self, epoch: int) -> tuple[Float64, int]:
         plan, size = self._plan, self._config.batch_size
@@ -172,19 +178,20 @@ class Trainer:
             self._status[k] = DIVERGED
 
     def _validate(self) -> Float64:
-        """Mean validation loss per decoder, unperturbed prompts, fp32."""
+        """Mean validation loss of every running decoder, unperturbed prompts, fp32; NaN for the others."""
         sum_K, weight_K = np.zeros(len(self._plan)), np.zeros(len(self._plan))
         batches = plan_batches(self._plan.val_rows_K, self._config.batch_size)
         for rows, batch in self._maker.stream(batches, epoch=None):
-            loss_KB = self._step.loss(batch)
-            sum_K += np.where(rows.weight_KB > 0, loss_KB, 0.0).sum(axis=1)
-            weight_K += rows.weight_KB.sum(axis=1)
-        return np.asarray(sum_K / weight_K)
+            active = np.flatnonzero(self._is_running() & rows.active_K)
+            if active.size:
+                loss_AB = self._step.evaluate(batch, active=active.tolist()).loss_KB
+                sum_K[active] += np.where(rows.weight_KB[active] > 0, loss_AB, 0.0).sum(axis=1)
+                weight_K[active] += rows.weight_KB[active].sum(axis=1)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(sum_K / weight_K)
 
     def _keep(self, val_loss_K: Float64) -> None:
         """Store improved decoders; stop those without improvement for ``patience`` validations."""
-        if np.isnan(val_loss_K).all():
-            return
         for k in np.flatnonzero(self._is_running()).tolist():
             if not np.isfinite(val_loss_K[k]):
                 self._status[k] = DIVERGED
@@ -200,37 +207,37 @@ class Trainer:
 
     # --- checkpoints: everything that the next epoch depends on ---
 
-    def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """(tensors, JSON) from which :meth:`restore` goes on to the very same bytes."""
-        tensors: dict[str, Tensor] = {}
+    def tensors(self) -> Iterator[dict[str, Tensor]]:
+        """One decoder's tensors after another, so that only one set of copies stands in memory."""
         for k in range(len(self._plan)):
-            for part, state in (
-                ("decoder", self._stack.state_dict(k)),
-                ("best", self._best[k]),
-                ("step", self._step.state_dict(k)),
-            ):
-                tensors |= {f"{k}/{part}/{name}": tensor.contiguous() for name, tensor in state.items()}
-        notes = {
-            "keys": [config.key for config in self._plan.configs],
+            rooms = {
+                "decoder": self._stack.state_dict(k),
+                "best": self._best[k],
+                "step": self._step.state_dict(k),
+            }
+            yield {f"{room}/{name}": value for room, state in rooms.items() for name, value in state.items()}
+
+    def notes(self) -> dict[str, Any]:
+        """The rest, as JSON."""
+        return {
+            "epoch": self.epochs_done,
             "status": self._status,
             "best_loss": _to_json(self._best_loss_K),
             "best_epoch": self._best_epoch_K.tolist(),
             "train_losses": [_to_json(loss_K) for loss_K in self._train_losses],
             "val_losses": [_to_json(loss_K) for loss_K in self._val_losses],
         }
-        return tensors, notes
 
-    def restore(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint of the same plan and configuration."""
-        for k in range(len(self._plan)):
-            parts: dict[str, dict[str, Tensor]] = {"decoder": {}, "best": {}, "step": {}}
-            for name, tensor in tensors.items():
-                place, part, rest = name.split("/", 2)
-                if int(place) == k:
-                    parts[part][rest] = tensor
-            self._stack.load(k, parts["decoder"])
-            self._step.load(k, parts["step"])
-            self._best[k] = parts["best"]
+    def restore(self, notes: Mapping[str, Any], tensors: Iterable[Mapping[str, Tensor]]) -> None:
+        """Go on from :meth:`notes` and :meth:`tensors` of the same plan and configuration."""
+        for k, flat in enumerate(tensors):
+            rooms: dict[str, dict[str, Tensor]] = {"decoder": {}, "best": {}, "step": {}}
+            for name, tensor in flat.items():
+                room, _, rest = name.partition("/")
+                rooms[room][rest] = tensor
+            self._stack.load(k, rooms["decoder"])
+            self._step.load(k, rooms["step"])
+            self._best[k] = rooms["best"]
         self._status = list(notes["status"])
         self._best_loss_K = _from_json(notes["best_loss"], missing=np.inf)
         self._best_epoch_K = np.array(notes["best_epoch"], np.int64)

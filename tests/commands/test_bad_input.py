@@ -179,3 +179,43 @@ def test_an_incomplete_cache_says_what_to_do(nano_cache: str, tmp_path: Path) ->
     shutil.copytree(nano_cache, copy)
     (copy / "complete.json").unlink()
     assert "embed again" in refuse(1, "grid", copy, "-o", tmp_path / "run")
+
+
+def test_a_refused_command_leaves_no_folder_for_the_corrected_one(nano_cache: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for wrong in (["--folds", "99"], ["--memory", "10MB"], ["--precision", "fp16", "--device", "cpu"]):
+        refuse(2, "grid", nano_cache, *wrong, "-o", run)
+        assert not run.exists()
+
+
+def test_two_rates_that_print_alike_are_two_decoders(nano_cache: str, tmp_path: Path) -> None:
+    args = [
+        "--lr",
+        "0.001,0.00100000001",
+        "--wd",
+        "0",
+        "--epochs",
+        "1",
+        "--folds",
+        "3",
+        "--precision",
+        "fp32",
+    ]
+    result = call("grid", nano_cache, *args, "-o", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+
+
+def test_another_dataset_does_not_pass_for_a_complete_cache(pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    images, masks = pairs
+    args = ["embed", "pairs", images, "--masks", masks, "-o", tmp_path / "x.zarr"]
+    assert call(*args).exit_code == 0
+    for folder in (images, masks):
+        for path in folder.iterdir():
+            path.rename(path.with_name("q" + path.name))
+    assert "holds other images" in refuse(1, *args)
+
+
+def test_export_of_what_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text("{}")
+    refuse(1, "export", tmp_path, "--checkpoint", tmp_path, "-o", tmp_path / "out.pth")
+    refuse(1, "export", tmp_path / "none", "--checkpoint", tmp_path, "-o", tmp_path / "out.pth")

@@ -19,11 +19,13 @@ def run_of(folder: Path, sam: Any, sha256: str) -> Path:
     """A grid's folder with one decoder, every trained value moved by one."""
     run = RunFolder(folder, {})
     folder.mkdir()
-    moved = {name: tensor + 1 for name, tensor in sam.mask_decoder.state_dict().items()}
-    run.write_decoder("winner", moved, {})
+    moved = {f"mask_decoder.{name}": tensor + 1 for name, tensor in sam.mask_decoder.state_dict().items()}
+    run.write_tensors(run.decoder_path("winner"), moved, {})
     write_json(
         folder / "results.json",
         {
+            "schema": 1,
+            "rows": [],
             "best": {"decoder": "winner"},
             "provenance": {"cache": {"encoder": {"name": "vit_b", "weights_sha256": sha256}}},
         },
@@ -55,10 +57,12 @@ def test_another_base_is_refused(vit_b: Any, vit_b_file: Path, tmp_path: Path) -
     assert not (tmp_path / "out.pth").exists()
 
 
-def test_cv_gives_the_fold_that_validation_prefers() -> None:
-    folds = [
-        {"decoder": "a", "val_f1": 0.9},
-        {"decoder": "b", "val_f1": 0.95},
-        {"decoder": "c", "val_f1": None},
+def test_cv_gives_the_best_fold_of_a_prompt_that_needs_no_ground_truth() -> None:
+    folds = [{"decoder": "a", "val_f1": 0.9}, {"decoder": "b", "val_f1": 0.95}]
+    oracle = [{"decoder": "c", "val_f1": 0.99}]
+    rows = [
+        {"per_fold": oracle, "needs_ground_truth": True, "f1": {"mean": 0.98}},
+        {"per_fold": folds, "needs_ground_truth": False, "f1": {"mean": 0.92}},
+        {"per_fold": [], "needs_ground_truth": False, "f1": None},
     ]
-    assert best_decoder({"rows": [{"per_fold": folds}]}) == "b"
+    assert best_decoder({"rows": rows}) == "b"

@@ -122,9 +122,10 @@ def test_resume_from_any_epoch_gives_the_same_bytes(initial: dict[str, torch.Ten
         for end in first.epochs():
             if end.epoch == stop_after:
                 break
-        tensors, notes = first.checkpoint()
+        notes = first.notes()
+        tensors = [{name: tensor.clone() for name, tensor in flat.items()} for flat in first.tensors()]
         second = trainer_of(plan_of(SLOW, FAST), initial)
-        second.restore({name: tensor.clone() for name, tensor in tensors.items()}, notes)
+        second.restore(notes, tensors)
         resumed = run(second)
         for key, one in whole.items():
             assert same(one, resumed[key])
@@ -169,6 +170,10 @@ def test_early_stopping_freezes_a_decoder(initial: dict[str, torch.Tensor]) -> N
     assert found["still"].best_epoch == 1
     assert np.isnan(found["still"].train_loss[3:]).all()
     assert np.isfinite(found["fast"].train_loss).all()
+    last = run(
+        trainer_of(plan_of(still, FAST), initial, epochs=5, patience=2, schedule="constant", keep="last")
+    )
+    assert (last["still"].best_epoch, last["fast"].best_epoch) == (3, 5)
 
 
 def test_val_every_and_keep_last(initial: dict[str, torch.Tensor]) -> None:

@@ -1,0 +1,202 @@
+"""Training the cells of a study: what is fixed before the first step, parts of the stack, checkpoints.
+
+Comes in: a Plan, a workspace, settings. Goes out: one decoder file per cell in the run folder, and a
+:class:`Trained` account of each. Decoders are read back from their files when they are scored, so that memory
+holds no more of them than train at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lungfast.compute import resolve_precision
+from lungfast.errors import TrainingError
+from lungfast.records import EpochEnd, Plan
+from lungfast.runs import RunFolder, read_tensors
+from lungfast.scored.scores import DEFAULT_THRESHOLDS
+from lungfast.studies.workspace import Workspace, row_budget, stack_width
+from lungfast.trained.trainer import Fitted, TrainConfig, Trainer
+
+CHECKPOINT_SECONDS = 60.0
+"""A checkpoint of nine decoders is 0.6 GB: once a minute costs about 1 % of the time."""
+CHOSEN = "chosen.json"
+_PREFIX = "mask_decoder."
+_LOSSES = ("train_loss", "val_loss")
+
+
+class Listener(Protocol):
+    """What a command may show of a running study."""
+
+    def note(self, line: str) -> None: ...
+
+    def phase(self, name: str, total: int) -> None: ...
+
+    def advance(self, n: int = 1) -> None: ...
+
+    def epoch(self, end: EpochEnd) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What grid, cv and every later study share."""
+
+    train: TrainConfig
+    memory_bytes: int
+    precision: str = "auto"
+    compile: str = "auto"
+    thresholds: tuple[float, ...] = field(default=tuple(float(t) for t in DEFAULT_THRESHOLDS))
+    save_logits: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A decoder of the run: its account. Its weights are in the run's file of that key."""
+
+    key: str
+    best_epoch: int
+    status: str
+    train_loss: tuple[float, ...]
+    val_loss: tuple[float, ...]
+
+
+Executor = Callable[[Sequence[Plan], Callable[[Plan], list[Trained]]], Iterator[list[Trained]]]
+
+
+def in_process(plans: Sequence[Plan], fit: Callable[[Plan], list[Trained]]) -> Iterator[list[Trained]]:
+    """The executor of one machine: one sub-plan after another."""
+    for plan in plans:
+        yield fit(plan)
+
+
+class Fitter:
+    """Trains plans into a run folder."""
+
+    def __init__(self, workspace: Workspace, run: RunFolder, settings: Settings, listener: Listener) -> None:
+        self._workspace, self._run = workspace, run
+        self._settings, self._listener = settings, listener
+        self.chosen: dict[str, Any] = {}
+
+    def fit(self, plan: Plan, executor: Executor) -> list[Trained]:
+        """Train what has no decoder file yet; the order of the plan is kept."""
+        self._choose_once(len(plan))
+        self.hold_rows(plan)
+        done = {config.key: found for config in plan.configs if (found := self._finished(config.key))}
+        # A part is trained again as a whole: another stack width would round differently.
+        unfinished = [
+            part for part in self.parts(plan) if any(config.key not in done for config in part.configs)
+        ]
+        for trained in executor(unfinished, self._fit_part):
+            done |= {one.key: one for one in trained}
+        return [done[config.key] for config in plan.configs]
+
+    def parts(self, plan: Plan) -> list[Plan]:
+        """The plan in pieces of the stack's width."""
+        width, everyone = self.chosen["width"], range(len(plan))
+        return [plan.part(everyone[start : start + width]) for start in range(0, len(plan), width)]
+
+    def hold_rows(self, plan: Plan) -> None:
+        """Rows in memory or streamed: decided anew on every start, as it changes no result."""
+        width, longest = self.chosen["width"], max(len(rows) for rows in plan.train_rows_K)
+        row_bytes = row_budget(self._settings.memory_bytes, width)
+        self._workspace.hold_rows(row_bytes, batch_rows=width * min(self._settings.train.batch_size, longest))
+
+    def read_state(self, key: str) -> dict[str, Tensor]:
+        """A finished decoder's weights under segment-anything's MaskDecoder names."""
+        tensors, _ = read_tensors(self._run.decoder_path(key))
+        return {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
+
+    def _choose_once(self, n_decoders: int) -> None:
+        """Precision, compilation and stack width: fixed before the first step, kept for a resume."""
+        if (self._run.path / CHOSEN).exists():
+            self.chosen = dict(self._run.read(CHOSEN))
+            return
+        device = self._workspace.device
+        precision = resolve_precision(self._settings.precision, device)
+        self.chosen = {
+            "precision": precision.name,
+            "why": precision.reason,
+            "compile": self._compiles(),
+            "width": stack_width(self._settings.memory_bytes, n_decoders, device),
+        }
+        self._run.write(CHOSEN, self.chosen)
+
+    def _compiles(self) -> bool:
+        """``auto``: on a GPU only; the CPU kernels are as fast by hand, and compiling takes 100 s."""
+        asked = self._settings.compile
+        return asked == "on" or (asked == "auto" and self._workspace.device.type == "cuda")
+
+    def _fit_part(self, plan: Plan) -> list[Trained]:
+        trainer = self._trainer(plan)
+        chosen, name = self.chosen, plan.configs[0].key
+        self._listener.note(
+            f"training {len(plan)} decoder{'s' * (len(plan) > 1)} at once in "
+            f"{chosen['precision']} ({chosen['why']}), {trainer.compile_note}"
+        )
+        saved = self._run.read_checkpoint(name)
+        if saved is not None:
+            trainer.restore(*saved)
+            self._listener.note(f"resuming after epoch {trainer.epochs_done}")
+        try:
+            self._run_epochs(trainer, name)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                "the GPU's memory is too small",
+                found=str(error).split(".", maxsplit=1)[0],
+                fix="lower --batch-size, or --memory for fewer decoders at once",
+            ) from error
+        return self._write(trainer.fitted(), name)
+
+    def _trainer(self, plan: Plan) -> Trainer:
+        config = replace(
+            self._settings.train, precision=self.chosen["precision"], compile=self.chosen["compile"]
+        )
+        stack = self._workspace.stack([self._workspace.head.mask_decoder] * len(plan))
+        return Trainer(self._workspace.maker(plan), stack, config)
+
+    def _run_epochs(self, trainer: Trainer, name: str) -> None:
+        written = time.monotonic()
+        for end in trainer.epochs():
+            self._listener.epoch(end)
+            self._settle(trainer.compile_note)
+            if time.monotonic() - written >= CHECKPOINT_SECONDS:
+                self._run.write_checkpoint(name, trainer.notes(), trainer.tensors())
+                written = time.monotonic()
+
+    def _settle(self, compile_note: str) -> None:
+        """What compiling came to is known after the first step; a resume must do the same."""
+        if self.chosen["compile"] and "compiled_as" not in self.chosen:
+            self.chosen |= {"compile": compile_note == "compiled", "compiled_as": compile_note}
+            self._run.write(CHOSEN, self.chosen)
+            self._listener.note(compile_note)
+
+    def _write(self, fitted: Sequence[Fitted], name: str) -> list[Trained]:
+        trained = []
+        for one in fitted:
+            losses = {loss: getattr(one, loss) for loss in _LOSSES}
+            account = Trained(key=one.key, best_epoch=one.best_epoch, status=one.status, **losses)
+            tensors = {_PREFIX + tensor_name: tensor for tensor_name, tensor in one.state.items()}
+            self._run.write_tensors(self._run.decoder_path(one.key), tensors, _notes_of(account))
+            trained.append(account)
+        self._run.drop_checkpoint(name)
+        return trained
+
+    def _finished(self, key: str) -> Trained | None:
+        path = self._run.decoder_path(key)
+        return _account(key, read_tensors(path, names=())[1]) if path.exists() else None
+
+
+def _notes_of(one: Trained) -> dict[str, Any]:
+    losses = {name: [v if np.isfinite(v) else None for v in getattr(one, name)] for name in _LOSSES}
+    return {"best_epoch": one.best_epoch, "status": one.status} | losses
+
+
+def _account(key: str, notes: Mapping[str, Any]) -> Trained:
+    losses = {name: tuple(np.nan if v is None else v for v in notes[name]) for name in _LOSSES}
+    return Trained(key=key, best_epoch=notes["best_epoch"], status=notes["status"], **losses)
