@@ -62,7 +62,8 @@ def cv_table(content: Row) -> Table:
         table.add_row(
             BEST if row is best else "",
             row["prompt"] + (f" {ORACLE}" if row["needs_ground_truth"] else ""),
-            *(_spread(row[name]) for name in ("f1", "iou", "precision", "recall")),
+            *(_spread(row[name]) for name in ("f1", "iou")),
+            *(_cell(row[name] and row[name]["mean"]) for name in ("precision", "recall")),
             style="bold" if row is best else "",
         )
     lines = [_per_image(row) for row in rows]
