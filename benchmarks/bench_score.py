@@ -27,13 +27,12 @@ from benchmarks.common import (
     write_record,
 )
 from lungfast.compute import cpu_count
-from lungfast.geometry import Frame
+from lungfast.geometry import Frame, pack_mask
 from lungfast.records import Bool, Float32
 from lungfast.scored.kernels import (
     ScoreJob,
     count_image,
     count_images,
-    pack_mask,
     predict_mask,
     threshold_edges,
 )

@@ -123,3 +123,13 @@ def tight_box(mask_HW: Bool) -> Float64 | None:
     return np.array(
         [columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height]
     )
+
+
+def pack_mask(mask_HW: Bool) -> UInt8:
+    """(H, W) bool -> (H, ceil(W / 8)) uint8, first pixel in the highest bit, rows padded with zeros."""
+    return np.packbits(np.asarray(mask_HW, bool), axis=1)
+
+
+def unpack_mask(packed_HX: UInt8, width: int) -> Bool:
+    """The inverse of :func:`pack_mask`; ``width`` in pixels."""
+    return np.unpackbits(packed_HX, axis=1, count=width).view(np.bool_)

@@ -21,7 +21,7 @@ from lungfast.frozen import cache_format as fmt
 from lungfast.frozen.cache_format import Completion, Features, Fingerprint
 from lungfast.frozen.cache_objects import Objects, is_temporary, open_objects
 from lungfast.frozen.cache_zarr import read_masks
-from lungfast.geometry import Frame
+from lungfast.geometry import Frame, unpack_mask
 from lungfast.records import Bool, EncoderSpec, ImageRecord, Int64, UInt8
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class EmbeddingCache:
 
     def mask(self, image: int, structure: str | None = None) -> Bool:
         """(H, W) at native size."""
-        return fmt.unpack_mask(self.packed_mask(image, structure), self.images[image].native_size[1])
+        return unpack_mask(self.packed_mask(image, structure), self.images[image].native_size[1])
 
     def preview(self, image: int) -> UInt8:
         """(S, S) grey at the encoder's input geometry, padding 0."""

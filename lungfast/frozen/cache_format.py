@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from lungfast.errors import CacheError, UsageError
-from lungfast.records import Bool, EncoderSpec, Float16, Float32, ImageRecord, ResizeRule, Size, UInt8
+from lungfast.records import EncoderSpec, Float16, Float32, ImageRecord, ResizeRule, Size, UInt8
 
 T = TypeVar("T")
 
@@ -276,15 +276,6 @@ def is_ours(key: str) -> bool:
 
 def packed_width(width: int) -> int:
     return -(-width // 8)
-
-
-def pack_mask(mask_HW: Bool) -> UInt8:
-    """(H, ceil(W/8)); the bits after the last column are 0."""
-    return np.packbits(mask_HW, axis=1)
-
-
-def unpack_mask(packed_HX: UInt8, width: int) -> Bool:
-    return np.unpackbits(packed_HX, axis=1, count=width).view(np.bool_)
 
 
 def mask_hash(packed_HX: UInt8, native_size: Size) -> str:

@@ -23,6 +23,7 @@ from lungfast.frozen import cache_format as fmt
 from lungfast.frozen.cache import EmbeddingCache
 from lungfast.frozen.cache_format import Completion, Mark
 from lungfast.frozen.cache_writer import CacheWriter
+from lungfast.geometry import pack_mask
 
 if TYPE_CHECKING:
     import h5py
@@ -68,7 +69,7 @@ def _write(file: h5py.File, cache: EmbeddingCache, progress: Progress | None) ->
     for image, mark in enumerate(cache.completion.marks):
         row = mark.row
         file["features"][row] = cache.features([row])[0].reshape(manifest.row_shape)
-        file["targets"][row] = fmt.pack_mask(cache.targets([row])[0])
+        file["targets"][row] = pack_mask(cache.targets([row])[0])
         if manifest.pixels:
             file["previews"][row] = cache.preview(image)
         packed_SHX = np.stack([cache.packed_mask(image, name) for name in mark.image.structures])

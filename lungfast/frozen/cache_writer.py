@@ -18,7 +18,7 @@ from lungfast.frozen import cache_format as fmt
 from lungfast.frozen.cache_format import Completion, Features, Fingerprint, Manifest, Mark
 from lungfast.frozen.cache_objects import Objects, is_temporary, open_objects
 from lungfast.frozen.cache_zarr import mask_objects, skeleton
-from lungfast.geometry import Frame, resize_image
+from lungfast.geometry import Frame, pack_mask, resize_image
 from lungfast.records import EncoderSpec, ImageRecord, Sample, UInt8
 
 
@@ -136,7 +136,7 @@ class CacheWriter:
         if not sample.masks:
             raise CacheError(f"{sample.id} has no mask", expected="at least one structure")
         union_HW = np.logical_or.reduce([np.asarray(mask, bool) for mask in sample.masks.values()])
-        packed = {name: fmt.pack_mask(mask_HW) for name, mask_HW in sample.masks.items()}
+        packed = {name: pack_mask(mask_HW) for name, mask_HW in sample.masks.items()}
         if self._manifest.pixels and preview_SS is None:
             preview_SS = make_preview(sample.image_HW, spec)
         image = ImageRecord(
@@ -153,7 +153,7 @@ class CacheWriter:
         self.put_row(
             image,
             features=stored,
-            target_hX=fmt.pack_mask(frame.target_hw(union_HW, spec.low_size)),
+            target_hX=pack_mask(frame.target_hw(union_HW, spec.low_size)),
             preview_SS=preview_SS,
             packed=packed,
         )

@@ -53,16 +53,6 @@ def threshold_edges(thresholds_Q: Sequence[float] | np.ndarray[Any, Any]) -> Flo
     return np.log(thresholds / (1 - thresholds)).astype(np.float32)
 
 
-def pack_mask(mask_HW: Bool) -> UInt8:
-    """(H, W) bool -> (H, ceil(W / 8)) uint8, first pixel in the highest bit, rows padded with zeros."""
-    return np.packbits(np.asarray(mask_HW, bool), axis=1, bitorder="big")
-
-
-def unpack_mask(packed: UInt8, width: int) -> Bool:
-    """The inverse of :func:`pack_mask`; ``width`` in pixels."""
-    return np.unpackbits(packed, axis=1, count=width, bitorder="big").view(bool)
-
-
 def count_image(logits_hw: Float32, frame: Frame, truth_packed: UInt8, edges_Q: Float32) -> Counts:
     """Counts of one image at native size, positive where the logit is strictly above the edge.
 

@@ -13,17 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lungfast.errors import LungfastError, TrainingError
-from lungfast.geometry import Frame
+from lungfast.geometry import Frame, pack_mask, unpack_mask
 from lungfast.records import Bool, Counts, Float32
 from lungfast.scored import fused
 from lungfast.scored.kernels import (
     ScoreJob,
     count_image,
     count_images,
-    pack_mask,
     predict_mask,
     threshold_edges,
-    unpack_mask,
 )
 from tests.naive import scored as naive
 
