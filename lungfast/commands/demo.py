@@ -45,13 +45,13 @@ def command(output: Path, seed: int, *, quick: bool) -> None:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"{output} is not empty", fix="choose a new folder for -o")
     started = time.monotonic()
-    n_images, epochs = (12, 2) if quick else (40, 15)
+    n_images, folds, epochs = (12, 3, 2) if quick else (40, 5, 15)
     click.echo(f"1/3  {n_images} generated chest X-rays with lung masks -> {output}/phantoms")
     _draw(output / "phantoms", n_images, seed)
     click.echo(f"2/3  their embeddings, once -> {output}/m.zarr")
     run_embed(lambda: list_montgomery(output / "phantoms"), _embed_options(output / "m.zarr"))
-    click.echo(f"3/3  three folds of decoders, trained at once -> {output}/cv")
-    config, options = _cv_options(output / "cv", epochs=epochs, seed=seed)
+    click.echo(f"3/3  {folds} folds, each its own decoder, trained at once -> {output}/cv")
+    config, options = _cv_options(output / "cv", folds=folds, epochs=epochs, seed=seed)
     content = run_study(
         "cv", str(output / "m.zarr"), config, options, lambda *given: cross_validate(config, *given)
     )
@@ -85,11 +85,11 @@ def _embed_options(url: Path) -> dict[str, Any]:
     }
 
 
-def _cv_options(output: Path, *, epochs: int, seed: int) -> tuple[Any, dict[str, Any]]:
+def _cv_options(output: Path, *, folds: int, epochs: int, seed: int) -> tuple[Any, dict[str, Any]]:
     from lungfast.frozen.prompts import PromptConfig
     from lungfast.studies.cv import CvConfig
 
-    config = CvConfig(prompts=(PromptConfig(kind="points"),), lrs=(1e-3,), folds=3, seed=seed)
+    config = CvConfig(prompts=(PromptConfig(kind="points"),), lrs=(1e-3,), folds=folds, seed=seed)
     options = {
         "output": output,
         "epochs": epochs,
