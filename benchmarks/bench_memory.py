@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> Path | None:
     if options.child:
         print(json.dumps(read_everything(options.child[0], int(options.child[1]))))
         return None
-    grid, sizes, bounds, run_bound = 64, (100, 5000), (64_000_000, 128_000_000, 512_000_000), 1_000_000_000
+    grid, sizes, bounds, run_bound = 64, (100, 5000), (64_000_000, 128_000_000, 512_000_000), 1_500_000_000
     if options.quick:
         grid, sizes, bounds = 8, (20, 60), (64_000_000,)
     content = {

@@ -30,7 +30,7 @@ from lungfast.trained.trainer import predict
 
 DECODER_BYTES = 4_100_000 * (4 + 4 + 8 + 2 + 4 + 4)
 """One decoder in training: weights, gradient, two moments, a bf16 copy, the best epoch, one in transit."""
-PROCESS_BYTES = 600 << 20
+PROCESS_BYTES = 800 << 20
 """The libraries' own memory, activations of a piece, and read-ahead of scoring; see bench_memory."""
 SCORE_CHUNK = 16
 """Images scored together: 16 packed masks of 4020x4892 are 40 MB."""

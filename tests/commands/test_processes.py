@@ -36,7 +36,7 @@ def test_the_launcher_speaks_and_stays_out_of_the_way() -> None:
 def test_a_killed_run_goes_on_to_the_same_bytes(nano_cache: str, tmp_path: Path) -> None:
     """One decoder at a time (a small --memory): the kill falls between the first and the last of them."""
     args = ["grid", nano_cache, "--lr", "1e-4,1e-3,1e-2", "--wd", "0", "--epochs", "2", "--folds", "3",
-            "--memory", "850MB", "--precision", "fp32", "--compile", "off"]  # fmt: skip
+            "--memory", "1100MB", "--precision", "fp32", "--compile", "off"]  # fmt: skip
     whole = start(*args, "-o", tmp_path / "whole")
     _, err = whole.communicate(timeout=300)
     assert whole.returncode == 0, err

@@ -214,7 +214,7 @@ def test_a_small_memory_bound_streams_and_splits_to_the_same_choice(nano_cache: 
     wide, narrow = tmp_path / "wide", tmp_path / "narrow"
     args = ["grid", nano_cache, "--lr", "1e-4,1e-3", "--wd", "0", *TINY]
     done(*args, "-o", wide)
-    done(*args, "-o", narrow, "--memory", "850MB")
+    done(*args, "-o", narrow, "--memory", "1100MB")
     assert read(narrow, "chosen.json")["width"] == 1
     for one, two in zip(read(wide)["rows"], read(narrow)["rows"], strict=True):
         assert one["val_f1"] == pytest.approx(two["val_f1"], abs=0.02)
