@@ -41,10 +41,12 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def disk_error(path: Path | str, error: OSError) -> LungfastError:
+def disk_error(path: Path | str, error: OSError | RuntimeError) -> LungfastError:
     """The one-line error for a write that the operating system refused (a full disk, no permission)."""
     return LungfastError(
-        f"cannot write {path}", found=error.strerror or str(error), fix="free some space or choose another -o"
+        f"cannot write {path}",
+        found=getattr(error, "strerror", None) or str(error),
+        fix="free some space or choose another -o",
     )
 
 

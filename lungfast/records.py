@@ -71,6 +71,11 @@ class SampleRef(Protocol):
     @property
     def id(self) -> str: ...
 
+    @property
+    def facts(self) -> str:
+        """Everything but the pixels that decides what ``load`` gives, as text."""
+        ...
+
     def load(self) -> Sample: ...
 
 

@@ -62,6 +62,17 @@ class RunFolder:
         """A JSON file; non-finite numbers must already be None."""
         write_json(self.path / name, content)
 
+    def write_once(self, name: str, content: Any) -> None:
+        """As :meth:`write`; on a resume what is there must be the same, or decoders would meet other rows."""
+        path = self.path / name
+        if path.exists() and read_json(path) != json.loads(json.dumps(content)):
+            raise RunError(
+                f"cannot resume {self.path}: {name} would differ",
+                found="other folds or patients than when it was started",
+                fix="choose another -o, or --overwrite",
+            )
+        self.write(name, content)
+
     def read(self, name: str) -> Any:
         return read_json(self.path / name)
 
@@ -132,7 +143,7 @@ class RunFolder:
             with h5py.File(temporary, "w") as file:
                 yield LogitsFile(file)
             temporary.replace(path)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # h5py says RuntimeError where the disk is full at close
             raise disk_error(path, error) from error
         finally:
             temporary.unlink(missing_ok=True)

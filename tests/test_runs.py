@@ -138,3 +138,11 @@ def test_results_have_their_frame() -> None:
     assert set(content) == {"schema", "study", "rows", "provenance"}
     assert {"torch", "lungfast"} <= set(content["provenance"]["versions"])
     assert content["provenance"]["seed"] == 0
+
+
+def test_other_folds_than_at_the_start_are_refused(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", QUESTION) as run:
+        run.write_once("splits.json", {"splits": [["a"], ["b"]]})
+        run.write_once("splits.json", {"splits": [["a"], ["b"]]})
+        with pytest.raises(RunError, match=r"splits\.json would differ"):
+            run.write_once("splits.json", {"splits": [["b"], ["a"]]})

@@ -35,12 +35,12 @@ def command(cache: str, **options: Any) -> None:
     fold, on that fold's validation images; several prompts give one row each.
     """
     from lungfast.commands.screen import plain_or_terminal
-    from lungfast.commands.study import prompt_from, report_where, run_study
+    from lungfast.commands.study import prompts_from, report_where, run_study
     from lungfast.report.terminal import cv_table, fold_table
     from lungfast.studies.cv import CvConfig, cross_validate
 
     config = CvConfig(
-        prompts=tuple(prompt_from(kind, options) for kind in options["prompts"]),
+        prompts=prompts_from(options["prompts"], options),
         lrs=options["lrs"],
         wds=options["wds"],
         losses=options["losses"],

@@ -71,8 +71,9 @@ def _draw(folder: Path, n_images: int, seed: int) -> None:
 
 
 def _embed_options(url: Path) -> dict[str, Any]:
-    names = ("encoder", "checkpoint", "batch_size")
-    return dict.fromkeys(names) | {
+    return {
+        "checkpoint": None,
+        "batch_size": 1,
         "output": str(url),
         "encoder": "nano",
         "resize": "longest",

@@ -36,7 +36,7 @@ embed_options = compose(
         help="SAM's own (longest side, padded), or the full square.",
     ),
     click.option(
-        "--batch", "batch_size", type=click.IntRange(1), help="Images at once. [default: 4 on a GPU, else 1]"
+        "--batch", "batch_size", type=click.IntRange(1), default=1, show_default=True, help="Images at once."
     ),
     click.option(
         "--dtype",
@@ -132,11 +132,10 @@ def run_embed(listing_of: Callable[[], Listing], options: dict[str, Any]) -> Non
 
     listing = listing_of()
     encoder = open_encoder(options)
-    on_gpu = encoder.device.type == "cuda"
     config = EmbedConfig(
         url=options["output"],
         dtype=options["dtype"],
-        batch_size=options["batch_size"] or (4 if on_gpu else 1),
+        batch_size=options["batch_size"],
         pixels=options["pixels"],
         fsync=options["fsync"],
         overwrite=options["overwrite"],

@@ -32,7 +32,7 @@ def command(cache: str, **options: Any) -> None:
     test images are scored for the winner only.
     """
     from lungfast.commands.screen import plain_or_terminal
-    from lungfast.commands.study import prompt_from, report_where, run_study
+    from lungfast.commands.study import prompts_from, report_where, run_study
     from lungfast.report.terminal import grid_table
     from lungfast.studies.grid import GridConfig, grid
 
@@ -40,7 +40,7 @@ def command(cache: str, **options: Any) -> None:
         lrs=options["lrs"],
         wds=options["wds"],
         losses=options["losses"],
-        prompt=prompt_from(options["prompt"], options),
+        prompt=prompts_from([options["prompt"]], options)[0],
         folds=options["folds"],
         seed=options["seed"],
         split_seed=options["split_seed"],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lungfast.errors import UsageError
 
 if TYPE_CHECKING:
     from lungfast.frozen.prompts import PromptConfig
@@ -35,15 +37,23 @@ def settings_from(options: Mapping[str, Any]) -> Settings:
     )
 
 
-def prompt_from(kind: str, options: Mapping[str, Any]) -> PromptConfig:
+def prompts_from(kinds: Sequence[str], options: Mapping[str, Any]) -> tuple[PromptConfig, ...]:
+    """One prompt a kind; ``--box`` counts for those that have one."""
     from lungfast.frozen.prompts import PromptConfig
 
-    return PromptConfig(
-        kind=kind,  # type: ignore[arg-type]
-        points_per_lung=options["points_per_lung"],
-        placement=options["placement"],
-        negative_points=options["negative_points"],
-        box=options["box_mode"],
+    if options["box_mode"] != "whole" and set(kinds) == {"points"}:
+        raise UsageError(
+            "--box without a box", found="--prompt points", expected="box, box-auto, both, both-auto"
+        )
+    return tuple(
+        PromptConfig(
+            kind=kind,  # type: ignore[arg-type]
+            points_per_lung=options["points_per_lung"],
+            placement=options["placement"],
+            negative_points=options["negative_points"],
+            box="whole" if kind == "points" else options["box_mode"],
+        )
+        for kind in kinds
     )
 
 

@@ -35,6 +35,15 @@ class FileRef:
     spacing_mm: tuple[float, float] | None = None
     spacing_sizes: tuple[Size, ...] = ()
 
+    @property
+    def facts(self) -> str:
+        """Names and sizes of the files, and what is known of the image; 0 bytes for a file that is gone."""
+        files = {"image": self.image, **self.masks}
+        sizes = {
+            name: (path.name, path.stat().st_size if path.exists() else 0) for name, path in files.items()
+        }
+        return repr((self.id, sorted(sizes.items()), self.source, self.patient, self.label, self.spacing_mm))
+
     def load(self) -> Sample:
         """Read image and masks; raises DataError naming the file, or both files where their sizes differ."""
         image_HW = read_image(self.image)
@@ -82,7 +91,7 @@ def image_files(folder: Path) -> dict[str, Path]:
     Raises DataError where two files share a stem (``a.png`` and ``a.jpg``): an id must name one file.
     """
     files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
+    for path in _entries(folder):
         if path.name.startswith(".") or path.suffix.lower() not in EXTENSIONS or not path.is_file():
             continue
         if path.stem in files:
@@ -93,6 +102,22 @@ def image_files(folder: Path) -> dict[str, Path]:
             )
         files[path.stem] = path
     return dict(sorted(files.items()))
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What a folder holds, sorted; DataError where it may not be read or a name is no valid text."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"cannot read {folder}", found=error.strerror or str(error)) from error
+    for path in entries:
+        try:
+            path.name.encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"a file name in {folder} is not valid UTF-8", found=ascii(path.name), fix="rename the file"
+            ) from None
+    return entries
 
 
 def _by_image_stem(files: Mapping[str, Path], images: Mapping[str, Path]) -> dict[str, Path]:

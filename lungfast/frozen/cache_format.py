@@ -52,6 +52,8 @@ class Fingerprint:
     compute_dtype: str
     device_class: str
     """``cpu`` or ``cuda``."""
+    dataset_listing: str = ""
+    """Of the dataset as it was listed: file names and sizes, patients, labels, spacing."""
     format: int = FORMAT
     data_sha256: str | None = None
 
@@ -169,6 +171,10 @@ class Mark:
         return self.image.rows[0]
 
 
+def _fold_facts(image: ImageRecord) -> tuple[str, ...]:
+    return image.id, image.content_sha256, image.patient, image.source, image.label or ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Completion:
     """What stands in ``complete.json``; ``marks`` are in row order."""
@@ -179,9 +185,9 @@ class Completion:
 
     @classmethod
     def of(cls, manifest: Manifest, marks: Iterable[Mark], blobs: Mapping[str, str]) -> Completion:
-        """Adds the hash of all data to the fingerprint; it does not depend on the order of the rows."""
+        """Adds the data's hash to the fingerprint: pixels, masks and what decides the folds."""
         ordered = tuple(sorted(marks, key=lambda mark: mark.row))
-        facts = sorted((mark.image.id, mark.image.content_sha256, mark.mask_sha256) for mark in ordered)
+        facts = sorted((*_fold_facts(mark.image), mark.mask_sha256) for mark in ordered)
         known = replace(manifest.fingerprint, data_sha256=hashlib.sha256(to_json(facts)).hexdigest())
         return cls(manifest=replace(manifest, fingerprint=known), marks=ordered, blobs=dict(blobs))
 

@@ -59,7 +59,7 @@ def cross_validate(
 ) -> dict[str, Any]:
     """Train all folds of all prompts at once and write the run folder; returns results.json's content."""
     images = study.workspace.cache.images
-    study.run.write("splits.json", splits_as_dict(splits, images))
+    study.run.write_once("splits.json", splits_as_dict(splits, images))
     groups = {
         (prompt.kind, split.name): cells_of(
             split, prompt, lrs=config.lrs, wds=config.wds, losses=config.losses, seed=config.seed

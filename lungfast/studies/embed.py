@@ -7,18 +7,21 @@ row and is reported at the end, never the pass.
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import torch
+
 from lungfast.compute import cpu_count
-from lungfast.errors import CacheError, DataError
+from lungfast.errors import DataError, LungfastError
 from lungfast.frozen.cache import Fingerprint
 from lungfast.frozen.cache_writer import CacheWriter
 from lungfast.frozen.encoders import Encoder
-from lungfast.records import Listing, Sample, SampleRef
+from lungfast.records import Float32, Listing, Sample, SampleRef, UInt8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +67,13 @@ def embed(listing: Listing, encoder: Encoder, config: EmbedConfig, listener: Emb
     rows that were committed before stay committed.
     """
     report = EmbedReport()
-    fingerprint = Fingerprint.of(
+    settings = Fingerprint.of(
         encoder.spec,
         dtype=config.dtype,
         compute_dtype=encoder.precision,
         device_class=encoder.device.type,
     )
+    fingerprint = replace(settings, dataset_listing=_digest(listing))
     listener.phase("embedding", len(listing.refs))
     with CacheWriter.open(
         config.url,
@@ -84,7 +88,6 @@ def embed(listing: Listing, encoder: Encoder, config: EmbedConfig, listener: Emb
         report.already = len(listing.refs) - len(todo)
         listener.advance(report.already)
         if writer.complete:
-            _same_listing(listing, writer.done, config.url)
             report.left_out = len(todo)
             return report
         writer.put_blob("head.safetensors", encoder.head)
@@ -92,7 +95,7 @@ def embed(listing: Listing, encoder: Encoder, config: EmbedConfig, listener: Emb
         for batch in _batches(_load_ahead(todo), config.batch_size):
             samples = _usable(batch, seen, report, drop_duplicates=listing.drop_duplicates)
             if samples:
-                features_BNC = encoder.encode([sample.image_HW for _, sample in samples])
+                features_BNC = _encode(encoder, [sample.image_HW for _, sample in samples])
                 for (index, sample), features_NC in zip(samples, features_BNC, strict=True):
                     writer.add(index, sample, features_NC)
                 report.embedded += len(samples)
@@ -103,15 +106,18 @@ def embed(listing: Listing, encoder: Encoder, config: EmbedConfig, listener: Emb
     return report
 
 
-def _same_listing(listing: Listing, done: frozenset[str], url: str) -> None:
-    """A complete cache of other images must not pass for this listing's."""
-    others = sorted(done - {ref.id for ref in listing.refs})
-    if others:
-        raise CacheError(
-            f"{url} is complete and holds other images",
-            found=f"{len(others)} that are not in this dataset, such as {others[0]}",
-            fix="choose another -o, or --overwrite",
-        )
+def _digest(listing: Listing) -> str:
+    """Another dataset, or other patients, must not pass for the one that the cache was made from."""
+    return hashlib.sha256("\n".join(ref.facts for ref in listing.refs).encode()).hexdigest()
+
+
+def _encode(encoder: Encoder, images: Sequence[UInt8]) -> Float32:
+    try:
+        return encoder.encode(images)
+    except torch.OutOfMemoryError as error:
+        raise LungfastError(
+            f"the GPU's memory is too small for {len(images)} images at once", fix="use --batch 1"
+        ) from error
 
 
 def _load_ahead(todo: Sequence[tuple[int, SampleRef]]) -> Iterator[Loaded]:

@@ -104,7 +104,7 @@ class Fitter:
     def hold_rows(self, plan: Plan) -> None:
         """Rows in memory or streamed: decided anew on every start, as it changes no result."""
         width, longest = self.chosen["width"], max(len(rows) for rows in plan.train_rows_K)
-        row_bytes = row_budget(self._settings.memory_bytes, width)
+        row_bytes = row_budget(self._settings.memory_bytes, width, self._workspace.device)
         self._workspace.hold_rows(row_bytes, batch_rows=width * min(self._settings.train.batch_size, longest))
 
     def read_state(self, key: str) -> dict[str, Tensor]:
@@ -149,7 +149,7 @@ class Fitter:
             raise TrainingError(
                 "the GPU's memory is too small",
                 found=str(error).split(".", maxsplit=1)[0],
-                fix="lower --batch-size, or --memory for fewer decoders at once",
+                fix="use a smaller --batch-size in a new run",
             ) from error
         return self._write(trainer.fitted(), name)
 

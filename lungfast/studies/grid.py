@@ -46,7 +46,7 @@ def grid(
     """Run the grid and write the run folder; returns the content of results.json."""
     images = study.workspace.cache.images
     split = splits[0]
-    study.run.write("splits.json", splits_as_dict([split], images))
+    study.run.write_once("splits.json", splits_as_dict([split], images))
     cells = cells_of(
         split, config.prompt, lrs=config.lrs, wds=config.wds, losses=config.losses, seed=config.seed
     )

@@ -30,6 +30,8 @@ from lungfast.trained.trainer import predict
 
 DECODER_BYTES = 4_100_000 * (4 + 4 + 8 + 2 + 4 + 4)
 """One decoder in training: weights, gradient, two moments, a bf16 copy, the best epoch, one in transit."""
+KEPT_BYTES = 4_100_000 * (4 + 4)
+"""Of a decoder on a GPU: its best epoch, and one in transit."""
 PROCESS_BYTES = 800 << 20
 """The libraries' own memory, activations of a piece, and read-ahead of scoring; see bench_memory."""
 SCORE_CHUNK = 16
@@ -52,9 +54,10 @@ def stack_width(memory_bytes: int, n_decoders: int, device: torch.device) -> int
     return max(1, min(n_decoders, usable // 2 // DECODER_BYTES))
 
 
-def row_budget(memory_bytes: int, width: int) -> int:
-    """Bytes for rows beside ``width`` decoders."""
-    return max(0, memory_bytes - PROCESS_BYTES - width * DECODER_BYTES)
+def row_budget(memory_bytes: int, width: int, device: torch.device) -> int:
+    """Bytes for rows beside ``width`` decoders; of a GPU's decoders the best epochs stand on the host."""
+    decoder_bytes = KEPT_BYTES if device.type == "cuda" else DECODER_BYTES
+    return max(0, memory_bytes - PROCESS_BYTES - width * decoder_bytes)
 
 
 class Workspace:

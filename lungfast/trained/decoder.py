@@ -244,11 +244,16 @@ class DecoderStack:
         logits = self.flat_KL.new_empty(len(chosen), n_images, 4 * height, 4 * width)
         for first in range(0, n_images, step):
             part = slice(first, first + step)
-            shared = self.constants.image(features_GBNC[:1, part], self.flat_KL.dtype)
+            shared = None
             for row, k in enumerate(chosen):
-                image = shared
                 if features_GBNC.shape[0] > 1:
                     image = self.constants.image(features_GBNC[k : k + 1, part], self.flat_KL.dtype)
+                else:
+                    image = shared = (
+                        self.constants.image(features_GBNC[:, part], self.flat_KL.dtype)
+                        if shared is None
+                        else shared
+                    )
                 inputs = Inputs(
                     image_GBNC=image,
                     encoding_NC=self.constants.encoding_NC,

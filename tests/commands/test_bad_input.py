@@ -212,10 +212,25 @@ def test_another_dataset_does_not_pass_for_a_complete_cache(pairs: tuple[Path, P
     for folder in (images, masks):
         for path in folder.iterdir():
             path.rename(path.with_name("q" + path.name))
-    assert "holds other images" in refuse(1, *args)
+    assert "dataset_listing" in refuse(1, *args)
 
 
 def test_export_of_what_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("{}")
     refuse(1, "export", tmp_path, "--checkpoint", tmp_path, "-o", tmp_path / "out.pth")
     refuse(1, "export", tmp_path / "none", "--checkpoint", tmp_path, "-o", tmp_path / "out.pth")
+
+
+def test_patients_given_later_are_another_dataset(pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    """Folds are grouped by patient: a cache without them must not be taken for one with them."""
+    images, masks = pairs
+    args = ["embed", "pairs", images, "--masks", masks, "-o", tmp_path / "x.zarr"]
+    assert call(*args).exit_code == 0
+    meta = tmp_path / "meta.csv"
+    meta.write_text("id,patient\n" + "".join(f"p{i},{i // 2}\n" for i in range(6)))
+    assert "dataset_listing" in refuse(1, *args, "--meta", meta)
+    assert call(*args, "--meta", meta, "--overwrite").exit_code == 0
+
+
+def test_a_box_mode_without_a_box(nano_cache: str, tmp_path: Path) -> None:
+    assert "without a box" in refuse(2, "grid", nano_cache, "--box", "per-lung", "-o", tmp_path / "run")

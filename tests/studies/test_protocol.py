@@ -176,6 +176,6 @@ def test_memory_is_shared_between_decoders_and_rows() -> None:
     assert stack_width(64 << 30, 9, cpu) == 9
     small = PROCESS_BYTES + 3 * DECODER_BYTES
     assert stack_width(small, 9, cpu) == 1
-    assert row_budget(small, 1) == 2 * DECODER_BYTES
+    assert row_budget(small, 1, cpu) == 2 * DECODER_BYTES
     with pytest.raises(UsageError, match="too small to train"):
         stack_width(PROCESS_BYTES, 1, cpu)
