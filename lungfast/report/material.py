@@ -1,7 +1,7 @@
 """What a report is made of: the results of studies as they stand in results.json, and a few example masks.
 
-Comes in from the studies (which read the run folders), goes out to every table, claim, chart and page. Nothing
-in this room opens a run or computes a result: any study may be missing, and then its part says so.
+Comes in from the studies (which read the run folders), goes out to every table, claim, chart and page.
+Nothing in this room opens a run or computes a result: any study may be missing, and then its part says so.
 """
 
 from __future__ import annotations

@@ -1,0 +1,295 @@
+"""Tables beyond the paper's: paired comparisons, strata, jitter, losses by epoch, the grid, masks, times.
+
+Comes in: :class:`Material`. Goes out: those tables for which there are results, by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lungfast.report import comparing, paper
+from lungfast.report.facts import Row, contents, finished, label, title
+from lungfast.report.material import Material
+from lungfast.report.score_cells import oracle_note
+from lungfast.report.table import (
+    NOTHING,
+    ORACLE,
+    Cell,
+    Table,
+    count,
+    difference,
+    number,
+    over_images,
+    probability,
+    spread,
+    words,
+)
+
+Rows = list[list[Cell]]
+FINE = 4
+"""Digits of a difference between our own methods: prompts and losses may differ by 0.0005."""
+
+
+def further_tables(material: Material) -> dict[str, Table]:
+    """Tables with rows, in the order in which they are read."""
+    makers: dict[str, Callable[[Material], Table]] = {
+        "comparisons": comparisons_table,
+        "curves": curves_table,
+        "grid": grid_table,
+        "strata": strata_table,
+        "jitter": jitter_table,
+        "surface": surface_table,
+        "cleaned": cleaned_table,
+        "quality": quality_table,
+        "times": times_table,
+    }
+    tables = {name: make(material) for name, make in makers.items()}
+    return {name: table.without_empty_columns() for name, table in tables.items() if table.rows}
+
+
+def _table(caption: str, columns: tuple[str, ...], rows: Rows, *notes: str, heads: int = 2) -> Table:
+    return Table(
+        caption=caption,
+        columns=columns,
+        rows=tuple(map(tuple, rows)),
+        notes=(*(note for note in notes if note), *oracle_note(rows)),
+        heads=heads,
+    )
+
+
+def comparisons_table(material: Material) -> Table:
+    rows = []
+    for name, one in comparing.everywhere(material):
+        t = one.get("t") or {}
+        rows.append(
+            [
+                words(title(name)),
+                words(one["family"]),
+                words(one["name"]),
+                Cell(
+                    text=difference(one["difference"], FINE).text,
+                    value=one["difference"],
+                    bold=comparing.significance(one) is not None
+                    and float(comparing.significance(one) or 0) < comparing.ALPHA,
+                ),
+                Cell(text=_interval(one["ci95"])),
+                count(one["n"]),
+                probability(one["p_wilcoxon"]),
+                probability(one["p_holm"]),
+                probability(t.get("p")),
+                count(t.get("n_values")),
+            ]
+        )
+    columns = ("Set", "Family", "Difference in F1", "Mean", "95 %", "n", "p", "p (Holm)", "p (t)", "n (t)")
+    return _table(
+        "Paired comparisons, image by image",
+        columns,
+        rows,
+        "Mean difference over images with a bootstrap interval over patients; p: Wilcoxon's signed-rank "
+        "test, Holm-adjusted within its family; p (t): corrected resampled t-test (Nadeau and Bengio) over "
+        "folds and seeds. Bold: Holm's p below 0.05.",
+        heads=3,
+    )
+
+
+def _interval(ci95: Any) -> str:
+    return NOTHING if ci95 is None else ", ".join(difference(value, FINE).text for value in ci95)
+
+
+def curves_table(material: Material) -> Table:
+    """Fig. 1 in numbers: per decoder group, when the validation loss was lowest and when it had settled."""
+    rows = [
+        [
+            words(title(name)),
+            words(study),
+            words(text),
+            count(len(group)),
+            count(max(len(one["train_loss"]) for one in group)),
+            *(_range([one[key] for one in group if one.get(key)]) for key in ("settled", "last_improvement")),
+        ]
+        for name in material.sets
+        for study, content in contents(material, name)
+        for text, group in histories(content.get("history") or ()).items()
+    ]
+    columns = ("Set", "Study", "Prompt", "Decoders", "Epochs", "Settled", "Lowest validation loss")
+    return _table(
+        "Learning curves: the epoch after which nothing improves",
+        columns,
+        rows,
+        "Settled: the first epoch whose validation loss is within 1 % of the lowest; median over decoders "
+        f"[lowest, highest]. The paper: nothing after epoch {paper.LAST_USEFUL_EPOCH}.",
+        heads=3,
+    )
+
+
+def histories(history: Any) -> dict[str, list[Row]]:
+    """Decoders by prompt, and by loss where there is more than one."""
+    losses = {one.get("loss") for one in history}
+    groups: dict[str, list[Row]] = {}
+    for one in history:
+        text = str(one.get("prompt") or "U-Net")
+        text += f" {ORACLE}" if text in {"box", "both"} else ""
+        text += f", {one['loss']}" if len(losses) > 1 else ""
+        groups.setdefault(text, []).append(one)
+    return groups
+
+
+def median(values: list[int]) -> int:
+    """The lower one of two in the middle: an epoch that occurred."""
+    return sorted(values)[(len(values) - 1) // 2]
+
+
+def _range(values: list[int]) -> Cell:
+    if not values:
+        return Cell(text=NOTHING)
+    middle = median(values)
+    return Cell(
+        text=f"{middle} [{min(values)}, {max(values)}]" if len(values) > 1 else str(middle), value=middle
+    )
+
+
+def grid_table(material: Material) -> Table:
+    rows = []
+    for name in material.sets:
+        content = material.study(name, "grid") or {}
+        best = content.get("best") or {}
+        for row in content.get("rows", ()):
+            won = row["decoder"] == best.get("decoder")
+            rows.append(
+                [
+                    words(title(name)),
+                    words(f"{row['lr']:g}"),
+                    words(f"{row['wd']:g}"),
+                    words(row["loss"]),
+                    words(label({**row, "key": None})),
+                    count(row["best_epoch"]),
+                    number(row["threshold"], 2),
+                    Cell(text=number(row["val_f1"], FINE).text, value=row["val_f1"], bold=won),
+                    number(row["val_iou"], FINE),
+                    number(best["test"]["f1"] if won and best.get("test") else None, FINE),
+                ]
+            )
+    columns = ("Set", "lr", "wd", "Loss", "Prompt", "Epoch", "Threshold", "Validation F1", "IoU", "Test F1")
+    return _table(
+        "Grid of learning rate and weight decay (Sections III-D and IV-D)",
+        columns,
+        rows,
+        "Chosen by mean F1 on validation images, each decoder at its own best threshold; test images are "
+        "scored for the winner (bold) alone. The paper's winner: lr 1e-05, wd 0.",
+        heads=5,
+    )
+
+
+def strata_table(material: Material) -> Table:
+    rows = [
+        [
+            words(title(name)),
+            words(label(row)),
+            words(f"{stratum['by']} {stratum['value']}"),
+            over_images(stratum["f1_image"]),
+            over_images(stratum["iou_image"]),
+            count(stratum["f1_image"]["n"]),
+        ]
+        for name in material.sets
+        for row in finished(material.study(name, "cv"))
+        for stratum in row.get("strata") or ()
+    ]
+    columns = ("Set", "Prompt", "Images", "F1 per image [95 %]", "IoU per image [95 %]", "n")
+    return _table("By diagnosis and source", columns, rows, heads=3)
+
+
+def jitter_table(material: Material) -> Table:
+    rows = [
+        [
+            words(title(name)),
+            words(f"{row['prompt']} {ORACLE}"),
+            count(row["jitter_px"]),
+            spread(row["f1"]),
+            over_images(row["f1_image"]),
+            over_images(row["iou_image"]),
+        ]
+        for name in material.sets
+        for row in finished(material.study(name, "jitter"))
+    ]
+    columns = ("Set", "Prompt", "Jitter, px", "F1", "F1 per image [95 %]", "IoU per image [95 %]")
+    note = "The test boxes are moved by up to so many pixels of a frame of 1024."
+    return _table("Boxes that are not exact", columns, rows, note)
+
+
+def surface_table(material: Material) -> Table:
+    names = {"hd95_px": "HD95, px", "assd_px": "ASSD, px", "hd95_mm": "HD95, mm", "assd_mm": "ASSD, mm"}
+    rows = [
+        [words(title(name)), words(label(row)), *(over_images(row["surface"].get(key), 2) for key in names)]
+        for name in material.sets
+        for row in finished(material.study(name, "cv"))
+        if row.get("surface")
+    ]
+    return _table(
+        "Distance between contours, per image [95 %]",
+        ("Set", "Prompt", *names.values()),
+        rows,
+        "Pixels of the file; millimetres where its spacing is known.",
+    )
+
+
+def cleaned_table(material: Material) -> Table:
+    rows = []
+    for name in material.sets:
+        for row in finished(material.study(name, "cv")):
+            cleaned = row.get("cleaned")
+            if cleaned:
+                one = cleaned["difference"]
+                cells = [words(title(name)), words(label(row)), words(cleaned["name"]), spread(row["f1"])]
+                cells += [spread(cleaned["f1"]), difference(one["difference"], FINE)]
+                cells += [Cell(text=_interval(one["ci95"])), probability(comparing.significance(one))]
+                rows.append(cells)
+    columns = ("Set", "Prompt", "Step", "F1 as predicted", "F1 cleaned", "Difference", "95 %", "p")
+    return _table("Cleaning the masks", columns, rows, heads=3)
+
+
+def quality_table(material: Material) -> Table:
+    rows, notes = [], []
+    for name in material.sets:
+        content = material.study(name, "quality") or {}
+        rule = content.get("calibration")
+        if rule:
+            notes.append(
+                f"{title(name)}: flagged where {rule['rule']}, threshold {rule['threshold']:.4g}, set on "
+                f"{rule['n']} validation images."
+            )
+        for row in content.get("rows", ()):
+            cells = [words(title(name)), words(row["on"]), count(row["n"]), count(row["n_bad"])]
+            cells += [count(row["n_flagged"]), *(_rate(row.get(key)) for key in ("recall", "precision"))]
+            rows.append([*cells, words(row.get("note"))])
+    columns = ("Set", "Images", "n", "Bad", "Flagged", "Recall [95 %]", "Precision [95 %]", "Note")
+    return _table("The flag “look at this one”", columns, rows, "Bad: F1 below 0.90.", *notes)
+
+
+def _rate(rate: Any) -> Cell:
+    return over_images(None if rate is None else {"mean": rate["value"], "ci95": rate["ci95"]}, 2)
+
+
+def times_table(material: Material) -> Table:
+    rows = [
+        [
+            words(title(one["set"]) if one.get("set") else "both"),
+            words(one["study"]),
+            Cell(text=duration(one["seconds"]), value=one["seconds"]),
+            count(None if one.get("peak_memory_mb") is None else round(one["peak_memory_mb"])),
+        ]
+        for one in material.timings
+    ]
+    total = sum(one["seconds"] for one in material.timings)
+    if rows:
+        rows.append([words("all"), words("together"), Cell(text=duration(total), value=total), count(None)])
+    return _table("Time and memory", ("Set", "Study", "Time", "Peak memory, MB"), rows)
+
+
+def duration(seconds: float) -> str:
+    """``41 s``, ``7 min 05 s``, ``2 h 03 min``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    return f"{hours} h {minutes_left:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -1,0 +1,79 @@
+"""The cells that tables of scores share: ours, the paper's beside it, and what is best.
+
+Comes in: rows of results.json. Goes out: cells in the order of :data:`SCORES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lungfast.report import facts, paper
+from lungfast.report.facts import Row
+from lungfast.report.material import Material
+from lungfast.report.table import (
+    MINUS,
+    NOTHING,
+    ORACLE,
+    ORACLE_NOTE,
+    Cell,
+    count,
+    difference,
+    mean_std,
+    number,
+    over_images,
+    spread,
+    words,
+)
+
+MEASURED = ("F1", "IoU", "Precision", "Recall", "F1 per image [95 %]", "n", "5th pct. of F1")
+BESIDE = ("Paper: F1", "Paper: IoU", f"F1 {MINUS} paper")
+UNTRAINED = "untrained, chance level"
+GENERATED = "generated X-rays"
+
+
+def measured(row: Row) -> list[Cell]:
+    """Ours, in the order of MEASURED."""
+    image = row.get("f1_image")
+    return [
+        *(spread(row.get(name)) for name in ("f1", "iou", "precision", "recall")),
+        over_images(image),
+        count(image["n"] if image else None),
+        number(row.get("f1_p05")),
+    ]
+
+
+def beside(row: Row, figures: Sequence[paper.Figure | None], why_not: str = "") -> list[Cell]:
+    """The paper's F1 and IoU, and ours less its F1 unless there is a reason ``why_not``; as in BESIDE."""
+    f1, iou = figures
+    last = difference(row["f1"]["mean"] - f1.mean if f1 else None)
+    return [paper_cell(f1), paper_cell(iou), words(why_not) if why_not else last]
+
+
+def paper_cell(figure: paper.Figure | None) -> Cell:
+    """As printed there, with its table's number."""
+    if figure is None:
+        return Cell(text=NOTHING)
+    return Cell(text=f"{mean_std(figure.mean, figure.std)} ({figure.table})", value=figure.mean)
+
+
+def no_difference(material: Material, set_name: str, *, before: bool = False) -> str:
+    """Why no difference to the paper is taken; empty where one is."""
+    if before and facts.starts_untrained(material, set_name):
+        return UNTRAINED
+    return GENERATED if material.is_generated(set_name) else ""
+
+
+def best_positions(rows: Sequence[Row], metric: str = "f1") -> set[int]:
+    """Of the best row and of the best without ground truth; none where there is no choice."""
+    found = set()
+    for candidates in (rows, [row for row in rows if not row.get("needs_ground_truth")]):
+        scored = [row for row in candidates if row.get(metric)]
+        if scored and len(rows) > 1:
+            found.add(rows.index(max(scored, key=lambda row: float(row[metric]["mean"]))))
+    return found
+
+
+def oracle_note(rows: Sequence[Sequence[Cell]], columns: Sequence[str] = ()) -> list[str]:
+    """The dagger explained, where there is one."""
+    texts = [*columns, *(cell.text for row in rows for cell in row)]
+    return [ORACLE_NOTE] if any(ORACLE in text for text in texts) else []

@@ -1,0 +1,169 @@
+"""Table II: F1 on validation images over the paper's thresholds, the paper's own beside it.
+
+Comes in: the study of thresholds, or where it was not run the curves of ``cv``. Goes out: the table, and the
+curves themselves (:func:`curves`) for the chart and the slider of the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lungfast.report import paper
+from lungfast.report.facts import finished, label, protocol_notes, title
+from lungfast.report.material import Content, Material
+from lungfast.report.score_cells import oracle_note
+from lungfast.report.table import NOTHING, Cell, Table, absent, embolden, number, words
+
+Lines = Mapping[str, Sequence[float]]
+SAME = 1e-6
+"""Thresholds closer than this are the same: 0.55 and 55/100 may differ in the last bit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Means over images at every threshold, of one prompt; ``lines`` by name: val_f1, test_f1, …"""
+
+    label: str
+    prompt: str
+    study: str
+    thresholds: Sequence[float]
+    lines: Lines
+    chosen: tuple[float, ...] = ()
+    """The threshold that validation chose, one per fold."""
+    test: Mapping[str, float] = field(default_factory=dict)
+    test_at_half: Mapping[str, float] = field(default_factory=dict)
+
+    def at(self, line: str, threshold: float) -> float | None:
+        """None where this threshold was not scanned."""
+        for value, found in zip(self.thresholds, self.lines.get(line, ()), strict=False):
+            if abs(value - threshold) < SAME:
+                return found
+        return None
+
+    def over_paper(self) -> list[float]:
+        """Validation F1 at those of the paper's thresholds that were scanned."""
+        values = [self.at("val_f1", threshold) for threshold in paper.THRESHOLDS]
+        return [value for value in values if value is not None]
+
+
+def curves(material: Material, set_name: str, *, prefer: str = "thresholds") -> list[Curve]:
+    """A set's curves of one study, the preferred one where it was run."""
+    thresholds, cv = material.study(set_name, "thresholds"), material.study(set_name, "cv")
+    if thresholds and (prefer == "thresholds" or not _cv_curves(cv)):
+        return _study_curves(thresholds)
+    return _cv_curves(cv)
+
+
+def _study_curves(content: Content) -> list[Curve]:
+    return [
+        Curve(
+            label=label(row),
+            prompt=row["prompt"],
+            study="thresholds",
+            thresholds=row["thresholds"],
+            lines={name: row[name] for name in ("val_f1", "val_iou", "test_f1", "test_iou") if row.get(name)},
+            chosen=(row["chosen"]["threshold"],),
+            test=row.get("test") or {},
+            test_at_half=row.get("test_at_half") or {},
+        )
+        for row in content["rows"]
+        if row.get("chosen")
+    ]
+
+
+def _cv_curves(content: Content | None) -> list[Curve]:
+    return [
+        Curve(
+            label=label(row),
+            prompt=row["prompt"],
+            study="cv",
+            thresholds=row["curve"]["thresholds"],
+            lines={name: line for name, line in row["curve"].items() if name != "thresholds" and line},
+            chosen=tuple(fold["threshold"] for fold in row["per_fold"]),
+            test={"f1": row["f1"]["mean"]},
+        )
+        for row in finished(content)
+        if row.get("curve")
+    ]
+
+
+def table_ii(material: Material) -> Table:
+    """A row per threshold, then the chosen one and what it scores on test images."""
+    caption = "Table II. F1 on validation images over thresholds"
+    found = {name: curves(material, name) for name in material.sets}
+    found = {name: some for name, some in found.items() if some}
+    if not found:
+        return absent(caption, "`lungfast thresholds` (or `lungfast cv`)")
+    labels = list(dict.fromkeys(curve.label for some in found.values() for curve in some))
+    columns = ("Set", "Threshold", *(part for text in labels for part in (text, f"Paper: {text}")))
+    rows = [row for name, some in found.items() for row in _rows(name, some, labels)]
+    return Table(
+        caption=caption,
+        columns=columns,
+        rows=tuple(map(tuple, rows)),
+        notes=(*_notes(material, found), *oracle_note(rows, columns)),
+    ).without_empty_columns()
+
+
+def _rows(set_name: str, some: Sequence[Curve], labels: Sequence[str]) -> list[list[Cell]]:
+    by_label = {curve.label: curve for curve in some}
+    rows: list[list[Cell]] = []
+    for threshold in paper.THRESHOLDS:
+        cells = [words(title(set_name)), words(f"{threshold:.2f}")]
+        for text in labels:
+            curve = by_label.get(text)
+            cells.append(number(curve.at("val_f1", threshold) if curve else None))
+            cells.append(_paper_cell(set_name, curve, threshold))
+        rows.append(cells)
+    for column in range(2, len(rows[0])):
+        values = [row[column].value for row in rows]
+        known = [value for value in values if value is not None]
+        if known:
+            embolden(rows, values.index(max(known)), column)
+    return [*rows, *_chosen_rows(set_name, by_label, labels)]
+
+
+def _paper_cell(set_name: str, curve: Curve | None, threshold: float) -> Cell:
+    if curve is None or "dicece" in curve.label:
+        return number(None)
+    figure = paper.figure("II", set_name, "val_f1", prompt=curve.prompt, threshold=threshold)
+    return number(figure.mean if figure else None)
+
+
+def _chosen_rows(set_name: str, by_label: Mapping[str, Curve], labels: Sequence[str]) -> list[list[Cell]]:
+    """The chosen threshold, its F1 on test images, and F1 on test images at 0.50 where that is known."""
+    rows = []
+    for name in ("chosen", "test F1 at the chosen", "test F1 at 0.50"):
+        cells = [words(title(set_name)), words(name)]
+        for text in labels:
+            cells += [_chosen_cell(by_label.get(text), name), number(None)]
+        rows.append(cells)
+    return rows
+
+
+def _chosen_cell(curve: Curve | None, name: str) -> Cell:
+    if curve is None:
+        return number(None)
+    if name == "chosen":
+        low, high = min(curve.chosen), max(curve.chosen)
+        return number(low, 2) if low == high else Cell(text=f"{low:.2f}{NOTHING}{high:.2f}")
+    if name == "test F1 at 0.50":
+        return number(curve.test_at_half.get("f1", curve.at("test_f1", 0.5)))
+    return number(curve.test.get("f1"))
+
+
+def _notes(material: Material, found: Mapping[str, Sequence[Curve]]) -> list[str]:
+    texts = {
+        "thresholds": "one split of the study of thresholds.",
+        "cv": "means over the folds of cv; the chosen threshold is each fold's own.",
+    }
+    notes = [f"{title(name)}: {texts[some[0].study]}" for name, some in found.items()]
+    notes.append(
+        "Columns “Paper” are its Table II. Bold: the best of the five thresholds, ours and the paper's. The "
+        "chosen threshold is the best of our whole scan on validation images, and meets the test images only "
+        "then."
+    )
+    studies = dict.fromkeys(some[0].study for some in found.values())
+    protocol = [note for study in studies for note in protocol_notes(material, study)]
+    return [*notes, *dict.fromkeys(note for note in protocol if "Ours:" not in note)]

@@ -1,0 +1,94 @@
+"""Tables III and IV: decoders of one set on the images of the other, beside those trained there.
+
+Comes in: the content of a ``transfer``. Goes out: one table per tested set, with the paired difference.
+"""
+
+from __future__ import annotations
+
+from lungfast.report import comparing, facts, paper
+from lungfast.report.facts import AVERAGING, Row, title
+from lungfast.report.material import Content, Material
+from lungfast.report.score_cells import (
+    BESIDE,
+    MEASURED,
+    beside,
+    best_positions,
+    measured,
+    no_difference,
+    oracle_note,
+)
+from lungfast.report.table import ORACLE, Cell, Table, absent, embolden, listed, words
+
+TESTED = {"III": paper.MONTGOMERY, "IV": paper.SHENZHEN}
+SAME_FOLD = "same fold"
+
+
+def arrow(row: Row) -> str:
+    return f"{title(row['train'])} → {title(row['test'])}"
+
+
+def tested_sets(content: Content) -> dict[str, str]:
+    """Which set Tables III and IV test on: the paper's by name, otherwise in the order of the results."""
+    names = list(dict.fromkeys(row["test"] for row in content["rows"]))
+    by_lower = {name.lower(): name for name in names}
+    if set(TESTED.values()) <= set(by_lower):
+        return {number: by_lower[name] for number, name in TESTED.items()}
+    return dict(zip(TESTED, names, strict=False))
+
+
+def transfer_table(material: Material, number: str) -> Table:
+    """Trained elsewhere and at home, on the same images; then trained elsewhere on all images."""
+    content = material.transfer
+    tested = tested_sets(content).get(number) if content else None
+    if content is None or tested is None:
+        return absent(f"Table {number}. Trained on one set, tested on another", "`lungfast transfer`")
+    rows = [row for row in content["rows"] if row["test"] == tested and row.get("f1")]
+    rows.sort(key=lambda row: (row["scope"] != SAME_FOLD, row["train"] == tested))
+    others = [title(row["train"]) for row in rows if row["train"] != tested]
+    caption = f"Table {number}. Trained on {listed(list(dict.fromkeys(others)))}, tested on {title(tested)}"
+    cells = [_cells(material, row, number) for row in rows]
+    same = [row for row in rows if row["scope"] == SAME_FOLD]
+    for metric, column in (("f1", 3), ("iou", 4)):
+        for best in best_positions(same, metric):
+            embolden(cells, best, column)
+    return Table(
+        caption=caption,
+        columns=("Trained → tested", "Images", "Prompt", *MEASURED, *BESIDE),
+        rows=tuple(map(tuple, cells)),
+        notes=(*_notes(material, content, tested), *oracle_note(cells)),
+        heads=3,
+    ).without_empty_columns()
+
+
+def _cells(material: Material, row: Row, number: str) -> list[Cell]:
+    """The paper used points alone; its figures stand beside the test rows of the same fold."""
+    has_figure = row["scope"] == SAME_FOLD and row["prompt"] == "points"
+    f1, iou = (
+        paper.figure(number, row["test"], metric, train=row["train"].lower()) if has_figure else None
+        for metric in ("f1", "iou")
+    )
+    generated = no_difference(material, row["test"]) if row["test"] in material.sets else ""
+    oracle = row["prompt"] in {"box", "both"}
+    return [
+        words(arrow(row)),
+        words("test images of the fold" if row["scope"] == SAME_FOLD else "all"),
+        words(f"{row['prompt']} {ORACLE}" if oracle else row["prompt"]),
+        *measured(row),
+        *beside(row, (f1, iou), generated),
+    ]
+
+
+def _notes(material: Material, content: Content, tested: str) -> list[str]:
+    paired = [one for one in content.get("comparisons") or () if tested in str(one["b"])]
+    notes = [f"Paired on the same images: {comparing.sentence(one)}." for one in paired]
+    notes.append(
+        "Decoder, points, threshold and hyperparameters are those of the training set. “Test images of the "
+        "fold”: the decoder of fold i on the test images of fold i, so that both rows meet the same images."
+    )
+    duplicates, near = content.get("duplicates") or (), content.get("near_duplicates") or ()
+    notes.append(f"In both sets: {len(duplicates)} same images, left out; {len(near)} alike, kept.")
+    encoders = [facts.encoder(material, name) for name in material.sets]
+    notes += dict.fromkeys(f"Encoder: {one.sentence}" for one in encoders if one)
+    if tested in material.sets and material.is_generated(tested):
+        notes.append(facts.GENERATED)
+    return [*notes, AVERAGING]
