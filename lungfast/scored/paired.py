@@ -48,14 +48,16 @@ def paired_difference(
 ) -> PairedDifference:
     """a - b over the same images: mean, percentile bootstrap over patients, Wilcoxon's signed-rank test.
 
-    The test takes images as independent (they are where a patient has one image) and drops zeros.
+    The test takes images as independent (they are where a patient has one image) and drops zeros. It is exact
+    for up to 50 images without ties, as scipy's ``wilcoxon`` chooses.
     """
     a, b = np.asarray(a_N, np.float64), np.asarray(b_N, np.float64)
     if a.shape != b.shape:
         raise LungfastError("cannot pair images", found=f"{a.shape} and {b.shape} values", expected="as many")
     summary = per_image_summary(a - b, patients, seed=seed, draws=draws)
-    ranked_N = np.round(a - b, SAME_DIGITS)
-    p = float(stats.wilcoxon(ranked_N).pvalue) if ranked_N.any() else 1.0
+    rounded_N = np.round(a - b, SAME_DIGITS)
+    ranked = rounded_N[rounded_N != 0]
+    p = float(stats.wilcoxon(ranked).pvalue) if ranked.size else 1.0
     return PairedDifference(difference=summary.mean, ci95=summary.ci95, n=summary.n, p_wilcoxon=p)
 
 
