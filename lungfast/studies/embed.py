@@ -8,20 +8,18 @@ row and is reported at the end, never the pass.
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 
-from lungfast.compute import cpu_count
 from lungfast.errors import DataError, LungfastError
 from lungfast.frozen.cache import Fingerprint
 from lungfast.frozen.cache_writer import CacheWriter
 from lungfast.frozen.encoders import Encoder
-from lungfast.records import Float32, Listing, Sample, SampleRef, UInt8
+from lungfast.records import Float32, Listing, Sample, UInt8
+from lungfast.studies.ahead import in_batches, load_ahead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +53,6 @@ class EmbedListener(Protocol):
     def advance(self, n: int = 1) -> None: ...
 
 
-MAX_THREADS = 8
-"""Decoders at work; twice as many films (60 MB each with their masks at 4020x4892) wait for the encoder."""
 Loaded = tuple[int, Sample | DataError]
 
 
@@ -84,7 +80,7 @@ def embed(listing: Listing, encoder: Encoder, config: EmbedConfig, listener: Emb
         fsync=config.fsync,
         overwrite=config.overwrite,
     ) as writer:
-        todo = [(index, ref) for index, ref in enumerate(listing.refs) if ref.id not in writer.done]
+        todo = [(index, ref.load) for index, ref in enumerate(listing.refs) if ref.id not in writer.done]
         report.already = len(listing.refs) - len(todo)
         listener.advance(report.already)
         if writer.complete:
@@ -92,7 +88,7 @@ def embed(listing: Listing, encoder: Encoder, config: EmbedConfig, listener: Emb
             return report
         writer.put_blob("head.safetensors", encoder.head)
         seen = set(writer.content_hashes)
-        for batch in _batches(_load_ahead(todo), config.batch_size):
+        for batch in in_batches(load_ahead(todo), config.batch_size):
             samples = _usable(batch, seen, report, drop_duplicates=listing.drop_duplicates)
             if samples:
                 features_BNC = _encode(encoder, [sample.image_HW for _, sample in samples])
@@ -118,37 +114,6 @@ def _encode(encoder: Encoder, images: Sequence[UInt8]) -> Float32:
         raise LungfastError(
             f"the GPU's memory is too small for {len(images)} images at once", fix="use --batch 1"
         ) from error
-
-
-def _load_ahead(todo: Sequence[tuple[int, SampleRef]]) -> Iterator[Loaded]:
-    """Decode in threads, a few images ahead, in order."""
-    threads = min(MAX_THREADS, cpu_count())
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[tuple[int, Future[Sample]]] = deque()
-        for index, ref in todo:
-            waiting.append((index, pool.submit(ref.load)))
-            if len(waiting) > 2 * threads:
-                yield _result(*waiting.popleft())
-        while waiting:
-            yield _result(*waiting.popleft())
-
-
-def _result(index: int, future: Future[Sample]) -> Loaded:
-    try:
-        return index, future.result()
-    except DataError as error:
-        return index, error
-
-
-def _batches(loaded: Iterator[Loaded], size: int) -> Iterator[list[Loaded]]:
-    batch: list[Loaded] = []
-    for item in loaded:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _usable(

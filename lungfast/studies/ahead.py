@@ -1,0 +1,56 @@
+"""Files decoded in threads a few images ahead of the encoder, in order; a bad file is an item, not the end.
+
+Comes in: loaders, each with whatever identifies its image. Goes out: the same in order, with what was loaded
+or the :class:`DataError` that says why not.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from lungfast.compute import cpu_count
+from lungfast.errors import DataError
+
+MAX_THREADS = 8
+"""Decoders at work; twice as many films (60 MB each with their masks at 4020x4892) wait for the encoder."""
+
+Key = TypeVar("Key")
+Item = TypeVar("Item")
+
+
+def load_ahead(todo: Iterable[tuple[Key, Callable[[], Item]]]) -> Iterator[tuple[Key, Item | DataError]]:
+    """Results in order, read in threads; leaving the iterator early drops what is not begun."""
+    threads = min(MAX_THREADS, cpu_count())
+    waiting: deque[tuple[Key, Future[Item]]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for key, load in todo:
+            waiting.append((key, pool.submit(load)))
+            if len(waiting) > 2 * threads:
+                yield _result(*waiting.popleft())
+        while waiting:
+            yield _result(*waiting.popleft())
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _result(key: Key, future: Future[Item]) -> tuple[Key, Item | DataError]:
+    try:
+        return key, future.result()
+    except DataError as error:
+        return key, error
+
+
+def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of ``size`` items, the last one shorter."""
+    batch: list[Item] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
