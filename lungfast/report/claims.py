@@ -51,8 +51,8 @@ QUESTIONS = (
         text="Fine-tuning beats the model as it comes.",
         where="Tables I and V",
         rule=(
-            "Fine-tuned less zero-shot with the same prompt, paired by image, is above 0 with Holm's p < 0.05 "
-            "for every prompt; where nothing is paired, the intervals do not overlap. A decoder that starts "
+            "Fine-tuned less zero-shot with the same prompt, paired by image, is above 0 with Holm's p < "
+            "0.05 for every prompt; where nothing is paired, the intervals do not overlap. A decoder that starts "
             "untrained does not test it."
         ),
         judge=judged.fine_tuning,
@@ -62,8 +62,8 @@ QUESTIONS = (
         text="Points are the best prompt.",
         where="Section III-A, Table V",
         rule=(
-            "Among the paper's three prompts (points, box, both), points less each of the others, paired by "
-            "image, is above 0 with Holm's p < 0.05."
+            "Among the paper's three prompts (points, box, both), points less each of the others, paired "
+            "by image, is above 0 with Holm's p < 0.05."
         ),
         judge=judged.points,
     ),
@@ -92,8 +92,8 @@ QUESTIONS = (
         text="The threshold matters much.",
         where="Section IV-C, Table II",
         rule=(
-            "For each of the paper's prompts that was run, validation F1 over 0.50 to 0.70 spreads by at least "
-            "0.06 (the least in Table II is 0.062), and the box at 0.70 is below half of its best F1."
+            "For each of the paper's prompts that was run, validation F1 over 0.50 to 0.70 spreads by at "
+            "least 0.06 (the least in Table II is 0.062), and the box at 0.70 is below half of its best F1."
         ),
         judge=judged_training.thresholds,
     ),
@@ -119,8 +119,8 @@ QUESTIONS = (
         text="The fine-tuned decoder is near a U-Net.",
         where="Section IV-G, Table VI",
         rule=(
-            "Near: even at the lower end of the interval, paired by image, the decoder stays less far below "
-            "our U-Net than the paper's does below its own (0.030 on Montgomery, 0.026 on Shenzhen; 0.030 is "
+            "Near: even at the lower end of the interval, paired by image, the decoder stays less far "
+            "below our U-Net than the paper's does below its own (0.030 on Montgomery, 0.026 on Shenzhen; 0.030 is "
             "used for other sets)."
         ),
         judge=judged.near_unet,

@@ -26,7 +26,6 @@ from lungfast.report.table import (
 )
 
 MEASURED = ("F1", "IoU", "Precision", "Recall", "F1 per image [95 %]", "n", "5th pct. of F1")
-BESIDE = ("Paper: F1", "Paper: IoU", f"F1 {MINUS} paper")
 UNTRAINED = "untrained, chance level"
 GENERATED = "generated X-rays"
 
@@ -42,18 +41,24 @@ def measured(row: Row) -> list[Cell]:
     ]
 
 
+def beside_columns(number: str) -> tuple[str, ...]:
+    """Headings of :func:`beside`, with the number of the paper's table."""
+    return f"Paper ({number}): F1", f"Paper ({number}): IoU", f"F1 {MINUS} paper"
+
+
 def beside(row: Row, figures: Sequence[paper.Figure | None], why_not: str = "") -> list[Cell]:
-    """The paper's F1 and IoU, and ours less its F1 unless there is a reason ``why_not``; as in BESIDE."""
+    """The paper's F1 and IoU, and ours less its F1 unless there is a reason ``why_not``; as headed there."""
     f1, iou = figures
     last = difference(row["f1"]["mean"] - f1.mean if f1 else None)
-    return [paper_cell(f1), paper_cell(iou), words(why_not) if why_not else last]
+    told = why_not == UNTRAINED or (why_not and f1 is not None)
+    return [paper_cell(f1), paper_cell(iou), words(why_not) if told else last]
 
 
 def paper_cell(figure: paper.Figure | None) -> Cell:
-    """As printed there, with its table's number."""
+    """As printed there."""
     if figure is None:
         return Cell(text=NOTHING)
-    return Cell(text=f"{mean_std(figure.mean, figure.std)} ({figure.table})", value=figure.mean)
+    return Cell(text=mean_std(figure.mean, figure.std), value=figure.mean)
 
 
 def no_difference(material: Material, set_name: str, *, before: bool = False) -> str:

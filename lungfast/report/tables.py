@@ -1,8 +1,8 @@
 """The paper's Tables I to VI with ours in them: :class:`Material` in, neutral tables out.
 
 Ours stand as mean ± std over folds, beside the mean over images with its interval, and beside the paper's
-own figure with the number of its table. Bold is the best of a set; where that needs the ground truth, the
-best that does not is bold too. A difference to the paper is taken where both are a model's results on the same
+own figure with the number of its table. Bold is the best of a set; where that needs the ground truth,
+the best that does not is bold too. A difference to the paper is taken where both are a model's results on the same
 X-rays: not before fine-tuning where our decoder is untrained, and not on generated X-rays.
 """
 
@@ -12,9 +12,9 @@ from lungfast.report import comparing, facts, paper
 from lungfast.report.facts import AVERAGING, Row, finished, label, protocol_notes, title
 from lungfast.report.material import Content, Material
 from lungfast.report.score_cells import (
-    BESIDE,
     MEASURED,
     beside,
+    beside_columns,
     best_positions,
     measured,
     no_difference,
@@ -62,7 +62,7 @@ def _score_table(material: Material, study: str, number: str, caption: str) -> T
     notes = [*protocol_notes(material, study), *failures, AVERAGING, BEST_NOTE, *oracle_note(rows)]
     return Table(
         caption=caption,
-        columns=("Set", "Prompt", *MEASURED, *BESIDE),
+        columns=("Set", "Prompt", *MEASURED, *beside_columns(number)),
         rows=tuple(map(tuple, rows)),
         notes=tuple(notes),
     ).without_empty_columns()
@@ -114,7 +114,7 @@ def table_vi(material: Material) -> Table:
     notes = [*_unet_notes(material, names), *protocol_notes(material, "unet"), AVERAGING, *oracle_note(rows)]
     return Table(
         caption=caption,
-        columns=("Set", "Model", *MEASURED, *BESIDE),
+        columns=("Set", "Model", *MEASURED, *beside_columns("VI")),
         rows=tuple(map(tuple, rows)),
         notes=tuple(notes),
     ).without_empty_columns()

@@ -96,7 +96,7 @@ def table_ii(material: Material) -> Table:
     if not found:
         return absent(caption, "`lungfast thresholds` (or `lungfast cv`)")
     labels = list(dict.fromkeys(curve.label for some in found.values() for curve in some))
-    columns = ("Set", "Threshold", *(part for text in labels for part in (text, f"Paper: {text}")))
+    columns = ("Set", "Threshold", *(part for text in labels for part in (text, f"Paper (II): {text}")))
     rows = [row for name, some in found.items() for row in _rows(name, some, labels)]
     return Table(
         caption=caption,

@@ -9,9 +9,9 @@ from lungfast.report import comparing, facts, paper
 from lungfast.report.facts import AVERAGING, Row, title
 from lungfast.report.material import Content, Material
 from lungfast.report.score_cells import (
-    BESIDE,
     MEASURED,
     beside,
+    beside_columns,
     best_positions,
     measured,
     no_difference,
@@ -53,7 +53,7 @@ def transfer_table(material: Material, number: str) -> Table:
             embolden(cells, best, column)
     return Table(
         caption=caption,
-        columns=("Trained → tested", "Images", "Prompt", *MEASURED, *BESIDE),
+        columns=("Trained → tested", "Images", "Prompt", *MEASURED, *beside_columns(number)),
         rows=tuple(map(tuple, cells)),
         notes=(*_notes(material, content, tested), *oracle_note(cells)),
         heads=3,

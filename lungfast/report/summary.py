@@ -1,0 +1,106 @@
+"""The report in five lines, and what must be said before any number: :class:`Material` in, sentences out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from lungfast.report import comparing, facts, paper
+from lungfast.report.claims import Claim
+from lungfast.report.facts import finished, label, row_of, title
+from lungfast.report.material import Material
+from lungfast.report.table import bracket, listed, mean_std, signed
+
+PATIENTS = "This report shows X-rays of patients. Pass it on only where the licence of the data and your rules allow it."
+
+
+def summary(material: Material, found: Sequence[Claim]) -> list[str]:
+    """Five lines: what was measured, how well, against what, the claims, and how to read it."""
+    return [
+        _measured(material),
+        _best(material),
+        _against(material),
+        _claimed(found),
+        _caution(material),
+    ]
+
+
+def _measured(material: Material) -> str:
+    parts = []
+    for name in material.sets:
+        n, encoder = facts.n_images(material, name), facts.encoder(material, name)
+        told = [f"{n} {'generated ' if material.is_generated(name) else ''}X-rays" if n else ""]
+        told.append(f"encoder {encoder.label}" if encoder else "")
+        content = material.study(name, "cv")
+        told.append(facts.folds_sentence(content) if content and finished(content) else "")
+        parts.append(f"{title(name)} ({'; '.join(text for text in told if text)})")
+    return f"Measured: {listed(parts)}." if parts else "Nothing was measured."
+
+
+def _best(material: Material) -> str:
+    parts = []
+    for name in material.sets:
+        row = facts.best_row(material.study(name, "cv")) or facts.best_row(material.study(name, "baseline"))
+        if row is None:
+            continue
+        f1 = row["f1"]
+        told = f"{title(name)} {mean_std(f1['mean'], f1['std'])} from {label(row)}"
+        theirs = paper.figure("V", name, prompt="points")
+        if theirs and not material.is_generated(name):
+            told += f" (the paper's best, points: {mean_std(theirs.mean, theirs.std)})"
+        parts.append(told)
+    return (
+        f"Best F1 without the ground truth: {listed(parts)}." if parts else "No F1 was measured over folds."
+    )
+
+
+def _against(material: Material) -> str:
+    parts = []
+    for name in material.sets:
+        unet = [one for one in comparing.of_set(material, name) if one["family"] == "unet"]
+        parts += [f"{title(name)}, {_short(one)}" for one in unet[:1]]
+    parts += [_short(one) for one in (material.transfer or {}).get("comparisons") or ()]
+    if not parts:
+        return _points_and_box(material)
+    return f"Paired differences in F1: {'; '.join(parts)}."
+
+
+def _short(one: comparing.Comparison) -> str:
+    return f"{one['name']} {signed(one['difference'])}{bracket(one['ci95'])}"
+
+
+def _points_and_box(material: Material) -> str:
+    """Where there is neither U-Net nor transfer: what the ground truth's box adds."""
+    parts = []
+    for name in material.sets:
+        content = material.study(name, "cv")
+        points, box = row_of(content, "points"), row_of(content, "box")
+        if points and box:
+            parts.append(f"{title(name)} {signed(box['f1']['mean'] - points['f1']['mean'])}")
+    if parts:
+        return f"A box from the ground truth instead of points changes F1: {listed(parts)}."
+    return "Neither a U-Net nor a transfer was run to compare with."
+
+
+def _claimed(found: Sequence[Claim]) -> str:
+    counts = Counter(claim.verdict for claim in found)
+    return (
+        f"Of the paper's {len(found)} claims {counts['holds']} hold, {counts['does not hold here']} do not hold "
+        f"here, and {counts['not tested here']} were not tested."
+    )
+
+
+def _caution(material: Material) -> str:
+    encoders = [one for name in material.sets if (one := facts.encoder(material, name))]
+    if any(material.is_generated(name) for name in material.sets):
+        return "The X-rays are generated: the numbers say that the chain works, nothing about patients or the paper."
+    if all(one.origin == "sam" for one in encoders) and encoders:
+        return (
+            "The encoder is SAM's; the paper does not say which variant, nor how it averages, so differences to it "
+            "are not like for like."
+        )
+    names = listed(list(dict.fromkeys(one.label for one in encoders))) or "The encoder"
+    return (
+        f"{names} is not SAM: beside the paper's figures stand those of another model, under a protocol of five "
+        "folds by patient whose thresholds and epochs are chosen on validation images alone."
+    )
