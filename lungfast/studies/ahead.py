@@ -1,7 +1,7 @@
-"""Files decoded in threads a few images ahead of the encoder, in order; a bad file is an item, not the end.
+"""Work on images in threads, a few ahead of whoever takes it, in order; a bad file is an item, not the end.
 
-Comes in: loaders, each with whatever identifies its image. Goes out: the same in order, with what was loaded
-or the :class:`DataError` that says why not.
+Comes in: things to do, each with what identifies its image. Goes out: the same in order, with the result or
+the :class:`DataError` that says why there is none. ``embed`` decodes files so, ``predict`` also writes them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Key = TypeVar("Key")
 Item = TypeVar("Item")
 
 
-def load_ahead(todo: Iterable[tuple[Key, Callable[[], Item]]]) -> Iterator[tuple[Key, Item | DataError]]:
+def work_ahead(todo: Iterable[tuple[Key, Callable[[], Item]]]) -> Iterator[tuple[Key, Item | DataError]]:
     """Results in order, read in threads; leaving the iterator early drops what is not begun."""
     threads = min(MAX_THREADS, cpu_count())
     waiting: deque[tuple[Key, Future[Item]]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
-        for key, load in todo:
-            waiting.append((key, pool.submit(load)))
+        for key, do in todo:
+            waiting.append((key, pool.submit(do)))
             if len(waiting) > 2 * threads:
                 yield _result(*waiting.popleft())
         while waiting:

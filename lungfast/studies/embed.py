@@ -19,7 +19,7 @@ from lungfast.frozen.cache import Fingerprint
 from lungfast.frozen.cache_writer import CacheWriter
 from lungfast.frozen.encoders import Encoder
 from lungfast.records import Float32, Listing, Sample, UInt8
-from lungfast.studies.ahead import in_batches, load_ahead
+from lungfast.studies.ahead import in_batches, work_ahead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def embed(listing: Listing, encoder: Encoder, config: EmbedConfig, listener: Emb
             return report
         writer.put_blob("head.safetensors", encoder.head)
         seen = set(writer.content_hashes)
-        for batch in in_batches(load_ahead(todo), config.batch_size):
+        for batch in in_batches(work_ahead(todo), config.batch_size):
             samples = _usable(batch, seen, report, drop_duplicates=listing.drop_duplicates)
             if samples:
                 features_BNC = _encode(encoder, [sample.image_HW for _, sample in samples])

@@ -1,0 +1,101 @@
+"""What is said of one predicted mask: its areas, its quality, and whether someone should look at it.
+
+Comes in: an image, the logits of every decoder and their mean. Goes out: the native mask and its
+:class:`Measures`. The quality cut comes from the run's quality.json, which ``lungfast quality`` writes;
+without one only the plain rules raise the flag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lungfast.files import file_sha256
+from lungfast.geometry import Frame
+from lungfast.records import Bool, Float32, UInt8
+from lungfast.runs import ANSWER, read_json
+from lungfast.scored.kernels import predict_mask
+from lungfast.scored.quality import GOOD_F1, disagreement, logit_of, self_dice
+from lungfast.scored.sides import lung_areas
+from lungfast.studies.models import FinishedRun, Model
+
+LOOK = "look at this one"
+QUALITY = "quality.json"
+MOST_DISAGREEMENT = 1 - GOOD_F1
+"""Decoders of an ensemble whose masks agree less than a good mask agrees with the truth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """Of one mask; left and right are the patient's (see scored/sides.py). Unknown is None."""
+
+    left_area_px: int
+    right_area_px: int
+    total_area_px: int
+    area_share: float
+    disagreement: float | None
+    quality: float
+    flag: str
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """Thresholds of the members and of their mean; ``cut`` is None where quality was not calibrated."""
+
+    thresholds: Sequence[float]
+    threshold: float
+    cut: float | None
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, run: FinishedRun, models: Sequence[Model], prompt: str, threshold: float) -> Judge:
+        """The cut is used for the run and the prompt that it was calibrated with, and no other."""
+        cut, notes = None, []
+        measured = read_json(run.path / QUALITY) if (run.path / QUALITY).exists() else None
+        if measured is None or measured["run_sha256"] != file_sha256(run.path / ANSWER):
+            notes.append(f"the quality flag is not calibrated: lungfast quality {run.path} CACHE does it")
+        elif measured["prompt"] != prompt or not {m.key for m in models} <= set(measured["decoders"]):
+            notes.append(
+                f"the quality flag is not calibrated for these decoders with prompt {prompt}: "
+                f"it is for {measured['key']}"
+            )
+        else:
+            cut = float(measured["calibration"]["threshold"])
+        return cls(
+            thresholds=[model.threshold for model in models], threshold=threshold, cut=cut, notes=notes
+        )
+
+    def look(
+        self, image_HW: UInt8, frame: Frame, logits_Khw: Float32, mean_hw: Float32
+    ) -> tuple[Bool, Measures]:
+        """The native mask of the mean logits, and what is to be said of it."""
+        mask_HW = predict_mask(mean_hw, frame, self.threshold)
+        valid_hw = frame.valid_hw((mean_hw.shape[0], mean_hw.shape[1]))
+        edges_K = np.array([logit_of(threshold) for threshold in self.thresholds])
+        apart = disagreement((logits_Khw > edges_K[:, None, None]) & valid_hw)
+        quality = float(
+            np.mean([self_dice(one, valid_hw, t) for one, t in zip(logits_Khw, self.thresholds, strict=True)])
+        )
+        areas = lung_areas(mask_HW)
+        reasons = {
+            "constant image": bool(image_HW.min() == image_HW.max()),
+            "empty prediction": areas.division == "none",
+            "one lung": areas.division == "one",
+            "low quality": self.cut is not None and quality < self.cut,
+            "decoders disagree": apart is not None and apart > MOST_DISAGREEMENT,
+        }
+        found = [reason for reason, holds in reasons.items() if holds]
+        remarks = ["lungs touch"] if areas.division == "touching" else []
+        return mask_HW, Measures(
+            left_area_px=areas.left,
+            right_area_px=areas.right,
+            total_area_px=areas.left + areas.right,
+            area_share=(areas.left + areas.right) / mask_HW.size,
+            disagreement=apart,
+            quality=quality,
+            flag=LOOK if found else "",
+            note="; ".join(found + remarks),
+        )
