@@ -18,6 +18,7 @@ from lungfast.report.svg import (
     RIGHT,
     TOP,
     WIDTH,
+    Anchor,
     Scale,
     circle,
     dots,
@@ -65,7 +66,7 @@ def learning_curve(name: str, group: Sequence[Row]) -> str:
         when = median(settled)
         marks.append(line(x(when), TOP + 12, x(when), FLOOR, "mark"))
         near_end = x(when) > (LEFT + END) / 2
-        anchor = "end" if near_end else "start"
+        anchor: Anchor = "end" if near_end else "start"
         marks.append(
             text(x(when) + (-4 if near_end else 4), TOP + 6, f"settled at epoch {when}", "note", anchor)
         )
