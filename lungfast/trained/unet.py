@@ -47,7 +47,7 @@ class UnetConfig:
     channels: tuple[int, ...] = (16, 32, 64, 128, 256)
     residual_units: int = 2
     epochs: int = 40
-    batch_size: int = 8
+    batch_size: int = 4
     lr: float = 3e-3
     wd: float = 1e-2
     loss: LossName = "dicefocal"
