@@ -115,28 +115,29 @@ def _test(
 ) -> list[Tested]:
     """Folds that have an epoch to keep: the threshold from validation rows, then the test rows."""
     pairs = [(split, one) for split, one in zip(splits, trained, strict=True) if one.best_epoch > 0]
-    for one in trained:
-        if one.status != "done":
-            kept = f"its epoch {one.best_epoch} is kept" if one.best_epoch else "no epoch of it is kept"
-            study.listener.note(f"{one.key} diverged (its loss became NaN or infinite); {kept}")
+    for note in (_diverged(one) for one in trained if one.status != "done"):
+        study.listener.note(note)
     if not pairs:
         raise TrainingError(
             "the U-Net of every fold diverged (its loss became NaN or infinite)",
             fix="try a smaller --lr or --precision fp32",
         )
-    alive = [split for split, _ in pairs]
-    parts = zip(pairs, fitter.score(alive, "val"), fitter.score(alive, "test"), strict=True)
+    alive, thresholds = [split for split, _ in pairs], study.settings.thresholds
+    val = fitter.score(alive, "val")
+    choices = [choose_threshold(one.values["f1"], thresholds) for one in val]
+    for (_, one), choice in zip(pairs, choices, strict=True):
+        if choice.at_edge:
+            study.listener.note(f"{one.key}: the best threshold {choice.threshold:g} is at the scan's edge")
+    parts = zip(pairs, val, choices, fitter.score(alive, "test"), strict=True)
     return [
-        Tested(
-            split=split,
-            trained=one,
-            val=val,
-            choice=choose_threshold(val.values["f1"], study.settings.thresholds),
-            test=test,
-            seed=seed,
-        )
-        for (split, one), val, test in parts
+        Tested(split=split, trained=one, val=val, choice=choice, test=test, seed=seed)
+        for (split, one), val, choice, test in parts
     ]
+
+
+def _diverged(one: Trained) -> str:
+    kept = f"its epoch {one.best_epoch} is kept" if one.best_epoch else "no epoch of it is kept"
+    return f"{one.key} diverged (its loss became NaN or infinite); {kept}"
 
 
 def _row(model: UnetConfig, tested: Sequence[Tested], study: Study, *, is_complete: bool) -> dict[str, Any]:

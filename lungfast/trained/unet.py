@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -142,7 +143,7 @@ class UnetTrainer:
         """Train epoch by epoch until all are done or the loss is no number any more."""
         while len(self._train_losses) < self._config.epochs and self._status == RUNNING:
             started = time.perf_counter()
-            with torch.backends.cudnn.flags(benchmark=False, deterministic=True):
+            with _repeatable():
                 self._train_losses.append(self._train_epoch(len(self._train_losses)))
                 self._val_losses.append(self._validate())
             self._keep()
@@ -244,10 +245,15 @@ def predict_unet(
     network = build_unet(config)
     network.load_state_dict(dict(state))
     network.to(device).eval()
-    with torch.inference_mode(), torch.backends.cudnn.flags(benchmark=False, deterministic=True):
+    with torch.inference_mode(), _repeatable():
         for images_B in _batches(images, config.batch_size):
             logits_Bhw = network(plain_batch(pictures, images_B, device).image_B1hw)[:, 0]
             yield from zip(images_B.tolist(), logits_Bhw.cpu().numpy(), strict=True)
+
+
+def _repeatable() -> AbstractContextManager[None]:
+    """cuDNN's deterministic kernels in full float32; no choice by timing."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
 def _batches(images: Int64, batch_size: int) -> Iterator[Int64]:
