@@ -1,6 +1,6 @@
 """The report's charts, each a small ``<svg>``: rows of results in, markup out.
 
-Small multiples instead of legends: one chart has one prompt, so that no colour has to be told from nine others.
+Small multiples instead of legends: one chart has one prompt, so that no colour has to be told from nine.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def jitter_curve(name: str, rows: Sequence[Row]) -> str:
     most = max(row["jitter_px"] for row in rows)
     x = Scale(low=0, high=most or 1, start=LEFT, end=END - 44)
     y = Scale(low=min(values) - 0.005, high=max(values) + 0.005, start=FLOOR, end=TOP)
-    marks = [y_axis(y, steps(y.low, y.high, 4), END - 44)]
+    marks = [y_axis(y, steps(y.low, y.high, 4), END - 44, 3)]
     marks.append(
         x_axis(x, sorted({float(row["jitter_px"]) for row in rows}), FLOOR, "jitter, px of 1024", -1)
     )

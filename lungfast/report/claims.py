@@ -52,8 +52,8 @@ QUESTIONS = (
         where="Tables I and V",
         rule=(
             "Fine-tuned less zero-shot with the same prompt, paired by image, is above 0 with Holm's p < "
-            "0.05 for every prompt; where nothing is paired, the intervals do not overlap. A decoder that starts "
-            "untrained does not test it."
+            "0.05 for every prompt; where nothing is paired, the intervals do not overlap. A decoder "
+            "that starts untrained does not test it."
         ),
         judge=judged.fine_tuning,
     ),
@@ -72,8 +72,8 @@ QUESTIONS = (
         text="DiceFocal beats DiceCE.",
         where="Section III-D",
         rule=(
-            "DiceFocal less DiceCE with the same prompt and hyperparameters, paired by image, is above 0 with "
-            "Holm's p < 0.05; where nothing is paired, the best validation F1 of the grid decides."
+            "DiceFocal less DiceCE with the same prompt and hyperparameters, paired by image, is above 0 "
+            "with Holm's p < 0.05; where nothing is paired, the best validation F1 of the grid decides."
         ),
         judge=judged_training.loss,
     ),
@@ -111,7 +111,7 @@ QUESTIONS = (
         name="transfer",
         text="Trained on Montgomery, Shenzhen comes out better than trained on Shenzhen itself.",
         where="Section IV-E, Table IV",
-        rule="Montgomery→Shenzhen less Shenzhen→Shenzhen, on the same images, is above 0 with Holm's p < 0.05.",
+        rule="Montgomery→Shenzhen less Shenzhen→Shenzhen, on the same images, is above 0, Holm's p < 0.05.",
         judge=judged.transfer,
     ),
     Question(
@@ -120,8 +120,8 @@ QUESTIONS = (
         where="Section IV-G, Table VI",
         rule=(
             "Near: even at the lower end of the interval, paired by image, the decoder stays less far "
-            "below our U-Net than the paper's does below its own (0.030 on Montgomery, 0.026 on Shenzhen; 0.030 is "
-            "used for other sets)."
+            "below our U-Net than the paper's does below its own (0.030 on Montgomery, 0.026 on Shenzhen; "
+            "0.030 is used for other sets)."
         ),
         judge=judged.near_unet,
     ),

@@ -157,6 +157,13 @@ def protocol_notes(material: Material, study: str) -> list[str]:
     ]
 
 
+def encoder_tag(material: Material) -> str:
+    """For a caption: which encoder stands behind our numbers, and whether it is SAM."""
+    found = [one for name in material.sets if (one := encoder(material, name))]
+    tags = [one.label if one.origin == "sam" else f"{one.label} (not SAM)" for one in found]
+    return f"; encoder {listed(list(dict.fromkeys(tags)))}" if tags else ""
+
+
 GENERATED = "Its X-rays are generated, not of patients: no difference to the paper is taken."
 AVERAGING = (
     f"F1 and IoU are means over a fold's images at native size, ± std over folds (n {MINUS} 1); per image: "

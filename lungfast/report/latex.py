@@ -72,7 +72,9 @@ def _table(name: str, one: Table) -> str:
             *body,
             r"\bottomrule",
             r"\end{tabular}}",
-            rf"\par\smallskip\begin{{minipage}}{{\linewidth}}\footnotesize\raggedright {notes}\end{{minipage}}",
+            r"\par\smallskip\begin{minipage}{\linewidth}\footnotesize\raggedright",
+            notes,
+            r"\end{minipage}",
             r"\end{table*}",
             "",
         ]

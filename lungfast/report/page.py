@@ -6,9 +6,11 @@ markup that it is told to trust are the charts (which escape their own texts) an
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from lungfast.report import charts, facts, heat, paper
@@ -53,6 +55,7 @@ def page(
         summary=summary,
         claims=[(claim, VERDICTS[claim.verdict]) for claim in found],
         tables=tables,
+        common=_common(tables),
         further=further,
         learning=_learning(material),
         curves=shown,
@@ -76,8 +79,22 @@ def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["tied"] = tied
     environment.tests["numeric"] = lambda column, table: table.is_numeric(column)
     return environment.from_string(_file("report.html.j2"))
+
+
+def tied(text: str) -> str:
+    """What belongs together stays on one line: ``0.960 ± 0.007``, ``n = 138``, ``95 %``."""
+    for loose in (" ± ", " = ", " %"):
+        text = text.replace(loose, loose.replace(" ", "\N{NO-BREAK SPACE}"))
+    return text
+
+
+def _common(tables: Mapping[str, Table]) -> list[str]:
+    """Notes that most of the tables share; the page says them once."""
+    counts = Counter(note for table in tables.values() for note in table.notes)
+    return [note for note, n in counts.items() if n > 2]
 
 
 def _file(name: str) -> str:
@@ -135,7 +152,7 @@ def _slider(shown: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Range and start of the slider: what was scanned, and the median of the chosen thresholds."""
     scanned = sorted({value for one in shown for value in one["thresholds"]}) or [0.05, 0.95]
     chosen = sorted(value for one in shown for value in one["chosen"]) or [0.5]
-    step = min((b - a for a, b in zip(scanned, scanned[1:], strict=False)), default=0.01)
+    step = min((b - a for a, b in pairwise(scanned)), default=0.01)
     return {
         "low": scanned[0],
         "high": scanned[-1],

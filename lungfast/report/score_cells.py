@@ -25,7 +25,7 @@ from lungfast.report.table import (
     words,
 )
 
-MEASURED = ("F1", "IoU", "Precision", "Recall", "F1 per image [95 %]", "n", "5th pct. of F1")
+MEASURED = ("F1", "IoU", "Precision", "Recall", "F1 per image [95 %]", "n", "F1, 5th pct.")
 UNTRAINED = "untrained, chance level"
 GENERATED = "generated X-rays"
 
@@ -34,7 +34,8 @@ def measured(row: Row) -> list[Cell]:
     """Ours, in the order of MEASURED."""
     image = row.get("f1_image")
     return [
-        *(spread(row.get(name)) for name in ("f1", "iou", "precision", "recall")),
+        *(spread(row.get(name)) for name in ("f1", "iou")),
+        *(number(row[name]["mean"] if row.get(name) else None) for name in ("precision", "recall")),
         over_images(image),
         count(image["n"] if image else None),
         number(row.get("f1_p05")),

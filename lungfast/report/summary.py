@@ -11,7 +11,10 @@ from lungfast.report.facts import finished, label, row_of, title
 from lungfast.report.material import Material
 from lungfast.report.table import bracket, listed, mean_std, signed
 
-PATIENTS = "This report shows X-rays of patients. Pass it on only where the licence of the data and your rules allow it."
+PATIENTS = (
+    "This report shows X-rays of patients. Pass it on only where the licence of the data and your rules "
+    "allow it."
+)
 
 
 def summary(material: Material, found: Sequence[Claim]) -> list[str]:
@@ -85,22 +88,25 @@ def _points_and_box(material: Material) -> str:
 def _claimed(found: Sequence[Claim]) -> str:
     counts = Counter(claim.verdict for claim in found)
     return (
-        f"Of the paper's {len(found)} claims {counts['holds']} hold, {counts['does not hold here']} do not hold "
-        f"here, and {counts['not tested here']} were not tested."
+        f"Of the paper's {len(found)} claims {counts['holds']} hold, {counts['does not hold here']} do not "
+        f"hold here, and {counts['not tested here']} were not tested."
     )
 
 
 def _caution(material: Material) -> str:
     encoders = [one for name in material.sets if (one := facts.encoder(material, name))]
     if any(material.is_generated(name) for name in material.sets):
-        return "The X-rays are generated: the numbers say that the chain works, nothing about patients or the paper."
+        return (
+            "The X-rays are generated: the numbers say that the chain works, nothing about patients or the "
+            "paper."
+        )
     if all(one.origin == "sam" for one in encoders) and encoders:
         return (
-            "The encoder is SAM's; the paper does not say which variant, nor how it averages, so differences to it "
-            "are not like for like."
+            "The encoder is SAM's; the paper does not say which variant, nor how it averages, so differences to "
+            "it are not like for like."
         )
     names = listed(list(dict.fromkeys(one.label for one in encoders))) or "The encoder"
     return (
-        f"{names} is not SAM: beside the paper's figures stand those of another model, under a protocol of five "
-        "folds by patient whose thresholds and epochs are chosen on validation images alone."
+        f"{names} is not SAM: beside the paper's figures stand those of another model, under a protocol whose "
+        "folds are by patient and whose thresholds and epochs are chosen on validation images alone."
     )

@@ -1,7 +1,7 @@
 """The few marks of which every chart is made: numbers in, one ``<svg>`` out, coloured by the page's style.
 
-Every chart is :data:`WIDTH` units wide, so that its text is as large as the page's. Colours are classes, never
-values: they follow light, dark and print. Every text is escaped.
+Every chart is :data:`WIDTH` units wide, so that its text is as large as the page's. Colours are classes,
+never values: they follow light, dark and print. Every text is escaped.
 """
 
 from __future__ import annotations
@@ -119,7 +119,5 @@ def tick(value: float, digits: int) -> str:
 
 def svg(name: str, told: str, height: float, body: str, attributes: str = "") -> str:
     """``name`` and ``told`` are read out instead of the picture."""
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(name)}. {escape(told)}" {attributes}>'
-        f"{body}</svg>"
-    )
+    spoken = f'role="img" aria-label="{escape(name)}. {escape(told)}"'
+    return f'<svg viewBox="0 0 {WIDTH} {height:g}" {spoken} {attributes}>{body}</svg>'

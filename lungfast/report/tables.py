@@ -2,14 +2,14 @@
 
 Ours stand as mean ± std over folds, beside the mean over images with its interval, and beside the paper's
 own figure with the number of its table. Bold is the best of a set; where that needs the ground truth,
-the best that does not is bold too. A difference to the paper is taken where both are a model's results on the same
-X-rays: not before fine-tuning where our decoder is untrained, and not on generated X-rays.
+the best that does not is bold too. A difference to the paper is taken where both are a model's results on
+the same X-rays: not before fine-tuning where our decoder is untrained, and not on generated X-rays.
 """
 
 from __future__ import annotations
 
 from lungfast.report import comparing, facts, paper
-from lungfast.report.facts import AVERAGING, Row, finished, label, protocol_notes, title
+from lungfast.report.facts import AVERAGING, Row, encoder_tag, finished, label, protocol_notes, title
 from lungfast.report.material import Content, Material
 from lungfast.report.score_cells import (
     MEASURED,
@@ -61,7 +61,7 @@ def _score_table(material: Material, study: str, number: str, caption: str) -> T
         return absent(caption, f"`lungfast {study}`")
     notes = [*protocol_notes(material, study), *failures, AVERAGING, BEST_NOTE, *oracle_note(rows)]
     return Table(
-        caption=caption,
+        caption=caption + encoder_tag(material),
         columns=("Set", "Prompt", *MEASURED, *beside_columns(number)),
         rows=tuple(map(tuple, rows)),
         notes=tuple(notes),
@@ -113,7 +113,7 @@ def table_vi(material: Material) -> Table:
     rows = [cells for name in names for cells in _unet_rows(material, name)]
     notes = [*_unet_notes(material, names), *protocol_notes(material, "unet"), AVERAGING, *oracle_note(rows)]
     return Table(
-        caption=caption,
+        caption=caption + encoder_tag(material),
         columns=("Set", "Model", *MEASURED, *beside_columns("VI")),
         rows=tuple(map(tuple, rows)),
         notes=tuple(notes),

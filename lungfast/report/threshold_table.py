@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lungfast.report import paper
-from lungfast.report.facts import finished, label, protocol_notes, title
+from lungfast.report.facts import encoder_tag, finished, label, protocol_notes, title
 from lungfast.report.material import Content, Material
 from lungfast.report.score_cells import oracle_note
 from lungfast.report.table import NOTHING, Cell, Table, absent, embolden, number, words
@@ -99,7 +99,7 @@ def table_ii(material: Material) -> Table:
     columns = ("Set", "Threshold", *(part for text in labels for part in (text, f"Paper (II): {text}")))
     rows = [row for name, some in found.items() for row in _rows(name, some, labels)]
     return Table(
-        caption=caption,
+        caption=caption + encoder_tag(material),
         columns=columns,
         rows=tuple(map(tuple, rows)),
         notes=(*_notes(material, found), *oracle_note(rows, columns)),

@@ -52,7 +52,7 @@ def transfer_table(material: Material, number: str) -> Table:
         for best in best_positions(same, metric):
             embolden(cells, best, column)
     return Table(
-        caption=caption,
+        caption=caption + facts.encoder_tag(material),
         columns=("Trained → tested", "Images", "Prompt", *MEASURED, *beside_columns(number)),
         rows=tuple(map(tuple, cells)),
         notes=(*_notes(material, content, tested), *oracle_note(cells)),
@@ -71,7 +71,7 @@ def _cells(material: Material, row: Row, number: str) -> list[Cell]:
     oracle = row["prompt"] in {"box", "both"}
     return [
         words(arrow(row)),
-        words("test images of the fold" if row["scope"] == SAME_FOLD else "all"),
+        words(row["scope"]),
         words(f"{row['prompt']} {ORACLE}" if oracle else row["prompt"]),
         *measured(row),
         *beside(row, (f1, iou), generated),
@@ -82,8 +82,8 @@ def _notes(material: Material, content: Content, tested: str) -> list[str]:
     paired = [one for one in content.get("comparisons") or () if tested in str(one["b"])]
     notes = [f"Paired on the same images: {comparing.sentence(one)}." for one in paired]
     notes.append(
-        "Decoder, points, threshold and hyperparameters are those of the training set. “Test images of the "
-        "fold”: the decoder of fold i on the test images of fold i, so that both rows meet the same images."
+        "Decoder, points, threshold and hyperparameters are those of the training set. “Same fold”: "
+        "the decoder of fold i on the test images of fold i, so that both rows meet the same images."
     )
     duplicates, near = content.get("duplicates") or (), content.get("near_duplicates") or ()
     notes.append(f"In both sets: {len(duplicates)} same images, left out; {len(near)} alike, kept.")
