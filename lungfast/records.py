@@ -41,6 +41,9 @@ PrecisionName = Literal["fp32", "bf16", "fp16"]
 
 # --- data ------------------------------------------------------------------------------------------
 
+GENERATED, GENERATED_MARK = "generated ", "GENERATED.txt"
+"""Begins the source of X-rays that were drawn and show nobody; and the file that says so beside them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:

@@ -37,7 +37,7 @@ def command(output: Path, seed: int, *, quick: bool) -> None:
     """
     from lungfast.commands.embed import run_embed
     from lungfast.commands.screen import plain_or_terminal
-    from lungfast.commands.study import run_study
+    from lungfast.commands.study import run
     from lungfast.data.datasets import list_montgomery
     from lungfast.report.terminal import cv_table
     from lungfast.studies.cv import cross_validate
@@ -52,7 +52,7 @@ def command(output: Path, seed: int, *, quick: bool) -> None:
     run_embed(lambda: list_montgomery(output / "phantoms"), _embed_options(output / "m.zarr"))
     click.echo(f"3/3  {folds} folds, each its own decoder, trained at once -> {output}/cv")
     config, options = _cv_options(output / "cv", folds=folds, epochs=epochs, seed=seed)
-    content = run_study(
+    content = run(
         "cv", str(output / "m.zarr"), config, options, lambda *given: cross_validate(config, *given)
     )
     console = plain_or_terminal()
@@ -90,7 +90,7 @@ def _cv_options(output: Path, *, folds: int, epochs: int, seed: int) -> tuple[An
     from lungfast.frozen.prompts import PromptConfig
     from lungfast.studies.cv import CvConfig
 
-    config = CvConfig(prompts=(PromptConfig(kind="points"),), lrs=(1e-3,), folds=folds, seed=seed)
+    config = CvConfig(prompts=(PromptConfig(kind="points"),), lrs=(1e-3,), folds=folds, seeds=(seed,))
     options = {
         "output": output,
         "epochs": epochs,

@@ -1,4 +1,4 @@
-"""``lungfast grid``: learning rate x weight decay x loss, all at once."""
+"""``lungfast grid``: learning rate x weight decay (x loss, prompt, seed), all at once."""
 
 from __future__ import annotations
 
@@ -15,24 +15,19 @@ from lungfast.commands import options as opt
 )
 @click.argument("cache")
 @opt.candidates(lr="1e-5,1e-4,1e-3", wd="0,1e-1,1e-3")
-@click.option(
-    "--prompt",
-    type=click.Choice(opt.PROMPTS),
-    default="points",
-    show_default=True,
-    help="box and both take the ground truth's box.",
-)
+@opt.prompts("points")
 @opt.training_options
+@opt.seeds
 @opt.prompt_options
 @opt.run_options
 def command(cache: str, **options: Any) -> None:
-    """Train every combination of learning rate, weight decay and loss at once, on fold 0's split.
+    """Train every combination of the lists at once, on fold 0's split.
 
     CACHE is made by `lungfast embed`. Epoch, threshold and configuration are chosen on validation images;
     test images are scored for the winner only.
     """
     from lungfast.commands.screen import plain_or_terminal
-    from lungfast.commands.study import prompts_from, report_where, run_study
+    from lungfast.commands.study import prompts_from, report_where, run, seeds_from
     from lungfast.report.terminal import grid_table
     from lungfast.studies.grid import GridConfig, grid
 
@@ -40,12 +35,12 @@ def command(cache: str, **options: Any) -> None:
         lrs=options["lrs"],
         wds=options["wds"],
         losses=options["losses"],
-        prompt=prompts_from([options["prompt"]], options)[0],
+        prompts=prompts_from(options["prompts"], options),
         folds=options["folds"],
-        seed=options["seed"],
+        seeds=seeds_from(options),
         split_seed=options["split_seed"],
     )
-    content = run_study("grid", cache, config, options, lambda *given: grid(config, *given))
+    content = run("grid", cache, config, options, lambda *given: grid(config, *given))
     console = plain_or_terminal()
     console.print(grid_table(content))
     console.print(report_where(options["output"]), soft_wrap=True)

@@ -109,6 +109,41 @@ output = click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="The run folder to write."
 )
 
+seeds = click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Seeds to train from, beginning with --seed: more decoders in the same stack.",
+)
+
+
+def prompts(default: str) -> Callable[[Function], Function]:
+    """--prompt, a list."""
+    return click.option(
+        "--prompt",
+        "prompts",
+        type=Names(PROMPTS),
+        default=default,
+        show_default=True,
+        metavar="LIST",
+        help="One or more of points, box-auto, both-auto; box and both take the ground truth's box.",
+    )
+
+
+mask_options = compose(
+    click.option(
+        "--surface",
+        is_flag=True,
+        help="Also HD95 and ASSD of the test masks, in pixels of the file (and mm where known); slow.",
+    ),
+    click.option(
+        "--clean",
+        is_flag=True,
+        help="Also test scores after keeping the two largest components and filling holes.",
+    ),
+)
+
 run_options = compose(
     output,
     click.option("--resume", is_flag=True, help="Go on with an unfinished run of the same settings."),

@@ -1,9 +1,8 @@
-"""From options to a study: what grid and cv have in common around their own settings."""
+"""From options to a request: what the commands of all studies have in common around their own settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +10,8 @@ from lungfast.errors import UsageError
 
 if TYPE_CHECKING:
     from lungfast.frozen.prompts import PromptConfig
-    from lungfast.records import Split
     from lungfast.studies.fitting import Settings
-    from lungfast.studies.protocol import Study
-
-Body = Callable[["Study", "tuple[Split, ...]", dict[str, Any]], dict[str, Any]]
+    from lungfast.studies.session import Body
 
 
 def settings_from(options: Mapping[str, Any]) -> Settings:
@@ -57,75 +53,29 @@ def prompts_from(kinds: Sequence[str], options: Mapping[str, Any]) -> tuple[Prom
     )
 
 
-def run_study(name: str, cache: str, config: Any, options: Mapping[str, Any], body: Body) -> dict[str, Any]:
-    """Open cache and run folder, run ``body`` under the live screen; a complete run is just read back.
+def seeds_from(options: Mapping[str, Any]) -> tuple[int, ...]:
+    """``--seeds 5`` after ``--seed 2``: 2, 3, 4, 5, 6."""
+    return tuple(range(options["seed"], options["seed"] + options["seeds"]))
 
-    Whatever can be refused is refused before the folder is made: a corrected command must not find it there.
-    """
+
+def run(study: str, cache: str, config: Any, options: Mapping[str, Any], body: Body) -> dict[str, Any]:
+    """Open the cache and run the study under the live screen."""
     from lungfast.commands.screen import Screen
-    from lungfast.compute import resolve_device, resolve_precision
-    from lungfast.data.splits import make_folds
-    from lungfast.runs import open_run
-    from lungfast.studies.protocol import Study
-    from lungfast.studies.workspace import Workspace, stack_width
+    from lungfast.compute import resolve_device
+    from lungfast.studies.session import Request, run_study
+    from lungfast.studies.workspace import Workspace
 
-    settings = settings_from(options)
-    device = resolve_device(options["device"])
-    resolve_precision(settings.precision, device)
-    stack_width(settings.memory_bytes, 1, device)
-    workspace = Workspace(cache, device=device)
-    splits = make_folds(workspace.cache.images, config.folds, seed=config.split_seed)
-    question = question_of(name, workspace, config, settings)
-    with open_run(
-        options["output"], question, resume=options["resume"], overwrite=options["overwrite"]
-    ) as run:
-        if run.complete:
-            return dict(run.read("results.json"))
-        with Screen() as screen:
-            study = Study(workspace, run, settings, screen)
-            return body(study, splits, made_with(workspace, config, settings))
-
-
-def question_of(name: str, workspace: Any, config: Any, settings: Settings) -> dict[str, Any]:
-    """What decides the answer; the memory bound does not (the width it allows is kept in the run)."""
-    return {
-        "study": name,
-        "config": asdict(config),
-        "settings": asked(settings),
-        "cache": asdict(workspace.cache.fingerprint),
-        "device": workspace.device.type,
-    }
-
-
-def asked(settings: Settings) -> dict[str, Any]:
-    """The settings that a result depends on; precision and compilation as asked, not as chosen."""
-    content = asdict(settings)
-    del content["memory_bytes"], content["train"]["precision"], content["train"]["compile"]
-    return content
-
-
-def made_with(workspace: Any, config: Any, settings: Settings) -> dict[str, Any]:
-    """Provenance: versions, hardware, the cache, the study's configuration with its seeds, the protocol."""
-    from lungfast.runs import provenance
-    from lungfast.scored.scores import DEFAULT_EMPTY
-
-    cache = workspace.cache
-    return provenance(
-        str(workspace.device),
-        cache={
-            "url": cache.url,
-            "encoder": asdict(cache.spec),
-            "fingerprint": asdict(cache.fingerprint),
-            "images": len(cache.images),
-        },
-        config=asdict(config),
-        settings=asked(settings),
-        scores={
-            "size": "native",
-            "empty_masks": DEFAULT_EMPTY.name,
-            "interval": "95 % percentile bootstrap over patients, 10,000 draws",
-        },
+    request = Request(
+        study=study,
+        config=config,
+        settings=settings_from(options),
+        output=options["output"],
+        resume=options["resume"],
+        overwrite=options["overwrite"],
     )
+    workspace = Workspace(cache, device=resolve_device(options["device"]))
+    with Screen() as screen:
+        return run_study(request, workspace, body, screen)
 
 
 def report_where(output: Path) -> str:

@@ -24,7 +24,7 @@ from lungfast.data.folders import (
 )
 from lungfast.data.metadata import MetaRow, read_meta
 from lungfast.errors import DataError
-from lungfast.records import Listing
+from lungfast.records import GENERATED, GENERATED_MARK, Listing
 
 MONTGOMERY_SPACING_MM = 0.0875
 MONTGOMERY_SIZES = ((4020, 4892), (4892, 4020))
@@ -46,9 +46,11 @@ def list_montgomery(folder: Path) -> Listing:
     pairing = pair_up(image_files(root / "CXR_png"), sides)
     _require_pairs(pairing, root / "CXR_png", masks, "leftMask/NAME.png and rightMask/NAME.png")
 
+    source = _source(root, "montgomery")
+
     def make(stem: str, image: Path, files: Mapping[str, Path]) -> FileRef:
         spacing = (MONTGOMERY_SPACING_MM, MONTGOMERY_SPACING_MM)
-        ref = _tb_ref(stem, image, files, "montgomery")
+        ref = _tb_ref(stem, image, files, source)
         return replace(ref, spacing_mm=spacing, spacing_sizes=MONTGOMERY_SIZES)
 
     return Listing(refs=pairing.refs(make), notes=_notes(pairing))
@@ -65,7 +67,8 @@ def list_shenzhen(folder: Path, masks: Path | None) -> Listing:
     mask_folder = _mask_folder(root, masks)
     pairing = pair_up(image_files(root / "CXR_png"), {"lungs": image_files(mask_folder)})
     _require_pairs(pairing, root / "CXR_png", mask_folder, "NAME_mask.png")
-    refs = pairing.refs(lambda stem, image, files: _tb_ref(stem, image, files, "shenzhen"))
+    source = _source(root, "shenzhen")
+    refs = pairing.refs(lambda stem, image, files: _tb_ref(stem, image, files, source))
     return Listing(refs=refs, notes=_notes(pairing, with_names=False))
 
 
@@ -197,6 +200,11 @@ def _require_pairs(pairing: Pairing, images: Path, masks: Path, mask_name: str) 
 
 def _notes(pairing: Pairing, *, with_names: bool = True) -> tuple[str, ...]:
     return left_out_notes(pairing.without_mask, pairing.without_image, with_names=with_names)
+
+
+def _source(root: Path, name: str) -> str:
+    """The set's name; generated X-rays in its layout never pass for it."""
+    return f"{GENERATED}{name}" if (root / GENERATED_MARK).exists() else name
 
 
 def _tb_ref(stem: str, image: Path, masks: Mapping[str, Path], source: str) -> FileRef:

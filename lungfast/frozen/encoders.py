@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -128,6 +128,16 @@ def load_encoder(
     if device.type == "cpu":
         make_lean(module, spec.n_tokens)
     return Encoder(spec=spec, head=head_bytes(state), module=module, device=device, precision=precision)
+
+
+DecoderOrigin = Literal["untrained", "sam", "custom"]
+
+
+def decoder_origin(spec: EncoderSpec) -> DecoderOrigin:
+    """What the initial decoder beside this encoder is: nano's never saw an image, Meta's is SAM."""
+    if spec.name == "nano":
+        return "untrained"
+    return "sam" if spec.weights_sha256 in {file.sha256 for file in OFFICIAL.values()} else "custom"
 
 
 def nano_notice() -> str:

@@ -160,12 +160,13 @@ class CachePrompts:
 
     def tokens(self, rows_B: Int64, *, epoch: int | None) -> PromptTokens:
         """Encoded prompts (B, I, P, C) of rows; ``epoch`` None (validation, test) perturbs nothing."""
-        points, labels, boxes = [], [], []
-        for image in self.images.image_of_row[np.asarray(rows_B)]:
-            points_IN2, boxes_I4 = self.coordinates(int(image), epoch=epoch)
-            points.append(points_IN2)
-            boxes.append(boxes_I4)
-            labels.append(self.prior.labels_IN)
+        images = self.images.image_of_row[np.asarray(rows_B)].tolist()
+        return self.encoded([self.coordinates(image, epoch=epoch) for image in images])
+
+    def encoded(self, coordinates_B: Sequence[tuple[Float64, Float64]]) -> PromptTokens:
+        """Tokens of points and boxes as :meth:`coordinates` gives them, one pair an image."""
+        points, boxes = zip(*coordinates_B, strict=True)
+        labels = [self.prior.labels_IN] * len(points)
         tokens_BIPC = self.encoder.encode(
             points_BIP2=np.stack(points) if self.config.has_points else None,
             labels_BIP=np.stack(labels) if self.config.has_points else None,

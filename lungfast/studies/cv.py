@@ -2,56 +2,87 @@
 
 Fold i tests on part i, validates on part i+1 and trains on the rest. Everything that is chosen (epoch,
 threshold, hyperparameters, and the prompt's priors) comes from the fold's own training and validation rows.
+Paper: Table V. Losses may be compared instead of chosen, and every fold may be trained from several seeds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from lungfast.data.splits import splits_as_dict
 from lungfast.frozen.prompts import PromptConfig
 from lungfast.records import ImageRecord, LossName, PromptKind, Split
 from lungfast.runs import results
-from lungfast.scored.scores import over_folds, per_image_summary
-from lungfast.studies.protocol import MEASURES, Cell, Outcome, Scored, Study
+from lungfast.studies.comparisons import Side, comparisons
+from lungfast.studies.on_request import Extras, Measures, extras_of, measure_extras
+from lungfast.studies.protocol import Cell, Outcome, Study
+from lungfast.studies.scoring import Scored
+from lungfast.studies.summaries import (
+    FoldScores,
+    curve,
+    empty_summary,
+    fold_seed_values,
+    image_block,
+    per_image,
+    summary,
+)
 from lungfast.studies.tables import (
     best_of,
     cells_of,
     chosen,
     config_row,
+    history_block,
     history_rows,
     image_rows,
-    mean_scores,
 )
+
+CHOSEN_PER_FOLD = "chosen per fold"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CvConfig:
-    """Prompts to compare, folds, and the lists from which each fold chooses."""
+    """Prompts to compare, folds, seeds, and the lists from which each fold chooses."""
 
     prompts: tuple[PromptConfig, ...]
     lrs: tuple[float, ...]
     wds: tuple[float, ...] = (0.0,)
     losses: tuple[LossName, ...] = ("dicefocal",)
+    compare_losses: tuple[PromptKind, ...] = ()
+    """Prompts that get one row per loss instead of choosing among them; the others then use the first."""
     folds: int = 5
-    seed: int = 0
+    seeds: tuple[int, ...] = (0,)
     split_seed: int = 0
+    extras: Extras = field(default_factory=Extras)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoldResult:
-    """The winner of one fold and its test scores."""
+class RowPlan:
+    """One row of the table: a prompt and the losses that it may use; its cells by (fold, seed)."""
 
-    split: Split
+    key: str
+    prompt: PromptConfig
+    loss: str
+    cells: Mapping[tuple[str, int], list[Cell]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Winner:
+    """The chosen decoder of one fold and seed, with its test scores."""
+
     best: Outcome
     test: Scored
 
-    def means(self) -> dict[str, float]:
-        return dict(mean_scores(self.test, chosen(self.best).index))
+    @property
+    def scores(self) -> FoldScores:
+        cell = self.best.cell
+        return FoldScores(
+            fold=cell.split.name, seed=cell.config.seed, scored=self.test, index=chosen(self.best).index
+        )
+
+    def row(self) -> dict[str, Any]:
+        return config_row(self.best) | {"n_test": len(self.test.images), "test": self.scores.means()}
 
 
 def cross_validate(
@@ -60,87 +91,160 @@ def cross_validate(
     """Train all folds of all prompts at once and write the run folder; returns results.json's content."""
     images = study.workspace.cache.images
     study.run.write_once("splits.json", splits_as_dict(splits, images))
-    groups = {
-        (prompt.kind, split.name): cells_of(
-            split, prompt, lrs=config.lrs, wds=config.wds, losses=config.losses, seed=config.seed
-        )
-        for prompt in config.prompts
-        for split in splits
-    }
-    cells = [cell for group in groups.values() for cell in group]
-    study.run.write("prompts.json", _priors(study, groups))
+    plans = _row_plans(config, splits)
+    cells = [cell for plan in plans for group in plan.cells.values() for cell in group]
+    study.run.write("prompts.json", _priors(study, cells))
     trained = study.fit(cells)
     study.run.write_rows("history.csv", history_rows(trained))
     outcomes = {outcome.cell.config.key: outcome for outcome in study.validate(cells, trained)}
-    winners = {
-        name: best
-        for name, group in groups.items()
-        if (best := best_of([outcomes[cell.config.key] for cell in group]))
-    }
-    tested = dict(zip(winners, study.test(list(winners.values())), strict=True))
-    found = {
-        prompt.kind: [
-            FoldResult(split=split, best=winners[name], test=tested[name])
-            for split in splits
-            if (name := (prompt.kind, split.name)) in winners
-        ]
-        for prompt in config.prompts
-    }
+    found = _test(plans, outcomes, study)
     _write_images(study, list(outcomes.values()), found, images)
-    rows = [
-        _row(prompt, found[prompt.kind], images, seed=config.seed)
-        if len(found[prompt.kind]) == len(splits)
-        else _failed_row(prompt, found[prompt.kind])
-        for prompt in config.prompts
-    ]
+    measures = _measures(study, found, config.extras)
+    rows = [_row(plan, found[plan.key], study, config, measures) for plan in plans]
     content = results("cv", rows, made_with | {"training": study.training})
-    if len(rows) == 1:
-        content |= {name: rows[0][name] for name in ("f1", "iou", "f1_image", "iou_image")}
+    done = {plan.key: found[plan.key] for plan in plans if _is_complete(plan, found[plan.key])}
+    scores = {key: [winner.scores for winner in winners] for key, winners in done.items()}
+    content["images"] = image_block(scores, images)
+    content["history"] = history_block(cells, trained)
+    content["comparisons"] = _comparisons(plans, scores, images, splits, seed=config.seeds[0])
+    if len(plans) == 1:
+        content |= {name: content["rows"][0][name] for name in ("f1", "iou", "f1_image", "iou_image")}
     study.run.write_results(content)
     return content
 
 
-def _priors(study: Study, groups: Mapping[tuple[PromptKind, str], list[Cell]]) -> dict[str, Any]:
-    return {f"{split}_{kind}": study.prompts(cells[0]).describe() for (kind, split), cells in groups.items()}
+def _row_plans(config: CvConfig, splits: Sequence[Split]) -> list[RowPlan]:
+    plans = []
+    for prompt in config.prompts:
+        for losses in _loss_groups(config, prompt.kind):
+            cells = {
+                (split.name, seed): cells_of(
+                    split, prompt, lrs=config.lrs, wds=config.wds, losses=losses, seeds=(seed,)
+                )
+                for split in splits
+                for seed in config.seeds
+            }
+            key = prompt.kind if losses[0] == config.losses[0] else f"{prompt.kind}, {losses[0]}"
+            loss = losses[0] if len(losses) == 1 else CHOSEN_PER_FOLD
+            plans.append(RowPlan(key=key, prompt=prompt, loss=loss, cells=cells))
+    return plans
+
+
+def _loss_groups(config: CvConfig, kind: PromptKind) -> list[tuple[LossName, ...]]:
+    """The losses of each row of a prompt."""
+    if kind in config.compare_losses:
+        return [(loss,) for loss in config.losses]
+    return [config.losses[:1] if config.compare_losses else config.losses]
+
+
+def _priors(study: Study, cells: Sequence[Cell]) -> dict[str, Any]:
+    return {f"{cell.split.name}_{cell.prompt.kind}": study.prompts(cell).describe() for cell in cells}
+
+
+def _test(plans: Sequence[RowPlan], outcomes: Mapping[str, Outcome], study: Study) -> dict[str, list[Winner]]:
+    """The best outcome of every fold and seed by validation, then its test scores."""
+    best = {
+        (plan.key, *group): winner
+        for plan in plans
+        for group, cells in plan.cells.items()
+        if (winner := best_of([outcomes[cell.config.key] for cell in cells]))
+    }
+    tested = study.test(list(best.values()))
+    found: dict[str, list[Winner]] = {plan.key: [] for plan in plans}
+    for (key, *_), winner, scored in zip(best, best.values(), tested, strict=True):
+        found[key].append(Winner(best=winner, test=scored))
+    return found
+
+
+def _measures(study: Study, found: Mapping[str, Sequence[Winner]], extras: Extras) -> Measures:
+    winners = [winner for group in found.values() for winner in group]
+    cells = [winner.best.cell for winner in winners]
+    candidates = study.candidates(cells, [cell.split.test for cell in cells])
+    return measure_extras(study, candidates, [chosen(winner.best).threshold for winner in winners], extras)
+
+
+def _is_complete(plan: RowPlan, winners: Sequence[Winner]) -> bool:
+    return len(winners) == len(plan.cells)
 
 
 def _write_images(
     study: Study,
     outcomes: Sequence[Outcome],
-    found: Mapping[PromptKind, list[FoldResult]],
+    found: Mapping[str, Sequence[Winner]],
     images: Sequence[ImageRecord],
 ) -> None:
     rows = [row for one in outcomes if one.val for row in image_rows(one, one.val, "val", images)]
-    for folds in found.values():
-        rows += [row for fold in folds for row in image_rows(fold.best, fold.test, "test", images)]
+    for winners in found.values():
+        rows += [row for one in winners for row in image_rows(one.best, one.test, "test", images)]
     study.run.write_rows("per_image.csv", rows)
 
 
 def _row(
-    prompt: PromptConfig, folds: Sequence[FoldResult], images: Sequence[ImageRecord], *, seed: int
+    plan: RowPlan, winners: Sequence[Winner], study: Study, config: CvConfig, measures: Measures
 ) -> dict[str, Any]:
-    means = [fold.means() for fold in folds]
-    patients = [images[int(image)].patient for fold in folds for image in fold.test.images]
-    row: dict[str, Any] = {"prompt": prompt.kind, "needs_ground_truth": prompt.is_oracle, "status": "done"}
-    for name in MEASURES:
-        row[name] = asdict(over_folds([mean[name] for mean in means]))
-    for name in ("f1", "iou"):
-        values_N = np.concatenate([fold.test.at(name, chosen(fold.best).index) for fold in folds])
-        row[f"{name}_image"] = asdict(per_image_summary(values_N, patients, seed=seed))
-    row["per_fold"] = _fold_rows(folds)
-    return row
+    """One with a fold in which every decoder diverged has no mean, but tells of the others."""
+    row: dict[str, Any] = {
+        "key": plan.key,
+        "prompt": plan.prompt.kind,
+        "needs_ground_truth": plan.prompt.is_oracle,
+        "loss": plan.loss,
+        "seeds": list(config.seeds),
+        "status": "done" if _is_complete(plan, winners) else "diverged",
+    }
+    if row["status"] == "done":
+        scores = [winner.scores for winner in winners]
+        row |= summary(scores, study.workspace.cache.images, seed=config.seeds[0])
+        row["curve"] = curve(
+            study.settings.thresholds,
+            [winner.best.val for winner in winners if winner.best.val],
+            [winner.test for winner in winners],
+        )
+        row |= extras_of(
+            config.extras,
+            measures,
+            {
+                (one.fold, one.seed): winner.best.cell.config.key
+                for one, winner in zip(scores, winners, strict=True)
+            },
+            scores,
+            study.workspace.cache.images,
+            n_train=min(len(winner.best.cell.split.train) for winner in winners),
+        )
+    else:
+        row |= empty_summary()
+    return row | {"per_fold": [winner.row() for winner in winners]}
 
 
-def _failed_row(prompt: PromptConfig, folds: Sequence[FoldResult]) -> dict[str, Any]:
-    """A prompt with a fold in which every decoder diverged has no mean; its other folds are told."""
-    empty = dict.fromkeys((*MEASURES, "f1_image", "iou_image"))
-    row = {"prompt": prompt.kind, "needs_ground_truth": prompt.is_oracle, "status": "diverged"}
-    return row | empty | {"per_fold": _fold_rows(folds)}
+def _comparisons(
+    plans: Sequence[RowPlan],
+    scores: Mapping[str, Sequence[FoldScores]],
+    images: Sequence[ImageRecord],
+    splits: Sequence[Split],
+    *,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Every pair of prompts under the same loss, and every pair of losses under the same prompt."""
+    done = [plan for plan in plans if plan.key in scores]
+    pairs = [(a, b) for i, a in enumerate(done) for b in done[i + 1 :]]
+    families = {
+        "prompts": [(a, b) for a, b in pairs if a.loss == b.loss],
+        "losses": [(a, b) for a, b in pairs if a.prompt == b.prompt],
+    }
+    sides = {key: _side(key, folds) for key, folds in scores.items()}
+    found: list[dict[str, Any]] = []
+    for family, chosen_pairs in families.items():
+        if chosen_pairs:
+            patients = [images[int(i)].patient for i in per_image(scores[chosen_pairs[0][0].key]).images]
+            found += comparisons(
+                family,
+                [(sides[a.key], sides[b.key]) for a, b in chosen_pairs],
+                patients,
+                n_train=min(len(split.train) for split in splits),
+                n_test=max(len(split.test) for split in splits),
+                seed=seed,
+            )
+    return found
 
 
-def _fold_rows(folds: Sequence[FoldResult]) -> list[dict[str, Any]]:
-    return [
-        config_row(fold.best)
-        | {"fold": fold.split.name, "n_test": len(fold.test.images), "test": fold.means()}
-        for fold in folds
-    ]
+def _side(key: str, folds: Sequence[FoldScores]) -> Side:
+    return Side(name=key, images_N=per_image(folds).values["f1"], folds_J=fold_seed_values(folds, "f1"))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lungfast.errors import CheckpointError, RunError, UsageError
 from lungfast.files import file_sha256
 from lungfast.frozen.checkpoints import export_checkpoint
-from lungfast.runs import read_json, read_tensors
+from lungfast.runs import read_tensors
+from lungfast.studies.models import FinishedRun
 
 UNVALIDATED = "multimask output and predicted IoU are not validated: the transformer they share has moved"
 
@@ -31,15 +30,13 @@ def export(run: Path, checkpoint: Path, out: Path, *, decoder: str | None = None
     validation F1. Raises RunError for a run made with ``nano`` (there is no SAM checkpoint to put it into),
     CheckpointError where ``checkpoint`` is not the one that made the embeddings.
     """
-    content = read_json(run / "results.json")
-    if not {"schema", "rows", "provenance"} <= set(content):
-        raise RunError(f"{run} is not a run of lungfast", expected="a folder of grid or cv")
-    key = decoder or best_decoder(content)
+    finished = FinishedRun.open(run)
+    key = decoder or finished.best_decoder()
     path = run / "decoders" / f"{key}.safetensors"
     if not path.exists():
         known = ", ".join(sorted(file.stem for file in (run / "decoders").glob("*.safetensors")))
         raise UsageError("--decoder is not in this run", found=key, expected=known or "no decoder at all")
-    encoder = content["provenance"]["cache"]["encoder"]
+    encoder = finished.encoder
     if not encoder["name"].startswith("vit_"):
         raise RunError(
             f"{run} was trained on {encoder['name']} embeddings, which no SAM checkpoint belongs to",
@@ -57,15 +54,3 @@ def export(run: Path, checkpoint: Path, out: Path, *, decoder: str | None = None
         )
     export_checkpoint(checkpoint, state, out)
     return Exported(path=out, decoder=key)
-
-
-def best_decoder(content: Mapping[str, Any]) -> str:
-    """The decoder that validation prefers in a results.json of grid or cv.
-
-    Of several prompts, one that needs no ground truth goes before one that does, then the highest mean F1.
-    """
-    if "best" in content:
-        return str(content["best"]["decoder"])
-    rows = [row for row in content["rows"] if row["per_fold"]]
-    row = max(rows, key=lambda row: (not row["needs_ground_truth"], (row["f1"] or {}).get("mean", 0.0)))
-    return str(max(row["per_fold"], key=lambda fold: fold["val_f1"])["decoder"])

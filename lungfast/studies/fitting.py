@@ -52,6 +52,8 @@ class Settings:
     precision: str = "auto"
     compile: str = "auto"
     thresholds: tuple[float, ...] = field(default=tuple(float(t) for t in DEFAULT_THRESHOLDS))
+    """Scanned for the curves; chosen among them, or among ``choose_among`` alone."""
+    choose_among: tuple[float, ...] = ()
     save_logits: bool = False
 
 
@@ -158,7 +160,7 @@ class Fitter:
             self._settings.train, precision=self.chosen["precision"], compile=self.chosen["compile"]
         )
         stack = self._workspace.stack([self._workspace.head.mask_decoder] * len(plan))
-        return Trainer(self._workspace.maker(plan), stack, config)
+        return Trainer(plan, self._workspace.maker(plan.prompts_K), stack, config)
 
     def _run_epochs(self, trainer: Trainer, name: str) -> None:
         written = time.monotonic()

@@ -1,7 +1,7 @@
-"""Learning rate x weight decay (x loss) on fold 0's split; test rows are scored for the winner only.
+"""Learning rate x weight decay (x loss, prompt, seed) on fold 0's split; test rows for the winner only.
 
-Paper: the 3x3 grid of learning rates and weight decays. Chosen by mean per-image F1 on validation rows, each
-decoder at its own best threshold there.
+Paper: III-D and IV-D, the 3x3 grid of learning rates and weight decays. Chosen by mean per-image F1 on
+validation rows, each decoder at its own best threshold there; seeds of one configuration count together.
 """
 
 from __future__ import annotations
@@ -10,17 +10,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from lungfast.data.splits import splits_as_dict
 from lungfast.errors import TrainingError
 from lungfast.frozen.prompts import PromptConfig
 from lungfast.records import LossName, Split
 from lungfast.runs import results
-from lungfast.studies.protocol import Study
+from lungfast.studies.protocol import Outcome, Study
+from lungfast.studies.scoring import Scored
 from lungfast.studies.tables import (
     best_of,
     cells_of,
     chosen,
     config_row,
+    history_block,
     history_rows,
     image_rows,
     mean_scores,
@@ -29,14 +33,14 @@ from lungfast.studies.tables import (
 
 @dataclass(frozen=True, kw_only=True)
 class GridConfig:
-    """The lists to combine, one prompt, and the split's seed and number of parts."""
+    """The lists to combine, and the split's seed and number of parts."""
 
     lrs: tuple[float, ...]
     wds: tuple[float, ...]
     losses: tuple[LossName, ...] = ("dicefocal",)
-    prompt: PromptConfig
+    prompts: tuple[PromptConfig, ...]
     folds: int = 5
-    seed: int = 0
+    seeds: tuple[int, ...] = (0,)
     split_seed: int = 0
 
 
@@ -44,29 +48,56 @@ def grid(
     config: GridConfig, study: Study, splits: Sequence[Split], made_with: dict[str, Any]
 ) -> dict[str, Any]:
     """Run the grid and write the run folder; returns the content of results.json."""
-    images = study.workspace.cache.images
-    split = splits[0]
+    images, split = study.workspace.cache.images, splits[0]
     study.run.write_once("splits.json", splits_as_dict([split], images))
-    cells = cells_of(
-        split, config.prompt, lrs=config.lrs, wds=config.wds, losses=config.losses, seed=config.seed
-    )
-    study.run.write("prompts.json", {split.name: study.prompts(cells[0]).describe()})
+    cells = [
+        cell
+        for prompt in config.prompts
+        for cell in cells_of(
+            split, prompt, lrs=config.lrs, wds=config.wds, losses=config.losses, seeds=config.seeds
+        )
+    ]
+    priors = {f"{split.name}_{cell.prompt.kind}": study.prompts(cell).describe() for cell in cells}
+    study.run.write("prompts.json", priors)
     trained = study.fit(cells)
     study.run.write_rows("history.csv", history_rows(trained))
     outcomes = study.validate(cells, trained)
-    best = best_of(outcomes)
-    if best is None:  # Study.validate has refused this already
-        raise TrainingError("every decoder of the grid diverged", fix="try a smaller --lr")
-    test = study.test([best])[0]
-    rows_csv = [
-        row for outcome in outcomes if outcome.val for row in image_rows(outcome, outcome.val, "val", images)
-    ]
-    study.run.write_rows("per_image.csv", rows_csv + image_rows(best, test, "test", images))
+    winners = _winners(outcomes)
+    tests = study.test(winners)
+    tables = [image_rows(one, one.val, "val", images) for one in outcomes if one.val]
+    tables += [image_rows(one, test, "test", images) for one, test in zip(winners, tests, strict=True)]
+    study.run.write_rows("per_image.csv", [row for table in tables for row in table])
     content = results(
         "grid", [config_row(outcome) for outcome in outcomes], made_with | {"training": study.training}
     )
-    content["best"] = config_row(best) | {
-        "test": dict(mean_scores(test, chosen(best).index)) | {"n": len(test.images)}
-    }
+    content["best"] = _best(winners, tests)
+    content["history"] = history_block(cells, trained)
     study.run.write_results(content)
     return content
+
+
+def _winners(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The decoders, one a seed, of the configuration with the highest mean validation F1; first on ties."""
+    groups: dict[tuple[Any, ...], list[Outcome]] = {}
+    for one in outcomes:
+        config = one.cell.config
+        groups.setdefault((one.cell.prompt, config.loss, config.lr, config.wd), []).append(one)
+    whole = [group for group in groups.values() if all(one.choice is not None for one in group)]
+    if not whole:
+        raise TrainingError("every configuration has a decoder that diverged", fix="try a smaller --lr")
+    return max(whole, key=_mean_val)
+
+
+def _mean_val(group: Sequence[Outcome]) -> float:
+    return float(np.mean([one.val_mean("f1") or 0.0 for one in group]))
+
+
+def _best(winners: Sequence[Outcome], tests: Sequence[Scored]) -> dict[str, Any]:
+    """The winner as its best seed's row, with the mean test scores of all its seeds."""
+    means = [mean_scores(test, chosen(one).index) for one, test in zip(winners, tests, strict=True)]
+    test = {name: float(np.mean([mean[name] for mean in means])) for name in means[0]}
+    best = best_of(winners)
+    return config_row(best or winners[0]) | {
+        "seeds": [one.cell.config.seed for one in winners],
+        "test": test | {"n": len(tests[0].images)},
+    }

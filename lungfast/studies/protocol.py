@@ -6,23 +6,21 @@ the cell's key, so that it does not matter how the cells were put together for t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
-
-import numpy as np
 
 from lungfast.errors import TrainingError
 from lungfast.frozen.prompts import CachePrompts, PromptConfig
-from lungfast.records import DecoderConfig, Float32, Float64, Int64, Plan, Split
+from lungfast.records import DecoderConfig, Int64, Plan, Split
 from lungfast.runs import LogitsFile, RunFolder
-from lungfast.scored.scores import ThresholdChoice, choose_threshold, scores_of
+from lungfast.scored.scores import ThresholdChoice, choose_threshold
 from lungfast.studies.fitting import Executor, Fitter, Listener, Settings, Trained, in_process
+from lungfast.studies.scoring import Candidate, Predictions, Scored, predictions, score
 from lungfast.studies.workspace import Workspace
 from lungfast.trained.trainer import DIVERGED
-
-MEASURES = ("f1", "iou", "precision", "recall")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,18 +30,6 @@ class Cell:
     config: DecoderConfig
     split: Split
     prompt: PromptConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """Scores of one decoder on some images: (images, thresholds) arrays in [0, 1]."""
-
-    images: Int64
-    values: dict[str, Float64]
-
-    def at(self, measure: str, index: int) -> Float64:
-        """Per-image values of a measure at threshold number ``index``."""
-        return np.asarray(self.values[measure][:, index])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +108,7 @@ class Study:
         ]
 
     def _outcome(self, cell: Cell, trained: Trained, val: Scored | None) -> Outcome:
-        choice = choose_threshold(val.values["f1"], self.settings.thresholds) if val else None
+        choice = self._choose(val) if val else None
         if choice and choice.at_edge:
             self.listener.note(
                 f"{trained.key}: the best threshold {choice.threshold:g} is at the scan's edge"
@@ -132,49 +118,52 @@ class Study:
             self.listener.note(f"{trained.key} diverged (its loss became NaN or infinite); {kept}")
         return Outcome(cell=cell, trained=trained, val=val, choice=choice)
 
+    def _choose(self, val: Scored) -> ThresholdChoice:
+        """Among the thresholds that may be chosen, which are some of those that were scanned."""
+        scan = self.settings.thresholds
+        allowed = [
+            q for q, t in enumerate(scan) if not self.settings.choose_among or t in self.settings.choose_among
+        ]
+        choice = choose_threshold(val.values["f1"][:, allowed], [scan[q] for q in allowed])
+        return replace(choice, index=allowed[choice.index])
+
     def test(self, outcomes: Sequence[Outcome]) -> list[Scored]:
         """Test scores of chosen decoders."""
         cells = [outcome.cell for outcome in outcomes]
         return self.score(cells, [cell.split.test for cell in cells], "test")
 
+    @property
+    def width(self) -> int:
+        """Decoders at once, in training and in scoring."""
+        return int(self._fitter.chosen["width"])
+
+    def candidates(self, cells: Sequence[Cell], images_K: Sequence[Int64]) -> list[Candidate]:
+        """Trained cells, each to be scored on its own images."""
+        return [
+            Candidate(
+                key=cell.config.key,
+                prompts=self.prompts(cell),
+                state=partial(self._fitter.read_state, cell.config.key),
+                images=images,
+            )
+            for cell, images in zip(cells, images_K, strict=True)
+        ]
+
     def score(self, cells: Sequence[Cell], images_K: Sequence[Int64], part: str) -> list[Scored]:
         """Scores at native size of every cell's decoder on its own images, at every threshold."""
         self.listener.phase(f"scoring {part}", sum(len(images) for images in images_K))
-        images_of = {cell.config.key: images for cell, images in zip(cells, images_K, strict=True)}
-        found: dict[str, dict[int, Any]] = {key: {} for key in images_of}
+        candidates, batch_size = self.candidates(cells, images_K), self.settings.train.batch_size
+        predicted = predictions(self.workspace, candidates, width=self.width, batch_size=batch_size)
         with self.run.logits_file(part) if self.settings.save_logits else nullcontext() as logits:
-            for plan in self._fitter.parts(self.plan(cells)):
-                for key, image, counts in self._counts(plan, images_of, logits):
-                    found[key][image] = scores_of(counts)
-                    self.listener.advance()
-        return [_scored(found[key], images) for key, images in images_of.items()]
-
-    def _counts(
-        self, plan: Plan, images_of: dict[str, Int64], logits: LogitsFile | None
-    ) -> Iterator[tuple[str, int, Any]]:
-        keys = [config.key for config in plan.configs]
-        predictions = self.workspace.predict(
-            plan,
-            [self._fitter.read_state(key) for key in keys],
-            [images_of[key] for key in keys],
-            batch_size=self.settings.train.batch_size,
-        )
-        if logits is not None:
-            predictions = self._stored(predictions, keys, logits)
-        for k, image, counts in self.workspace.count(predictions, self.settings.thresholds):
-            yield keys[k], image, counts
+            kept = predicted if logits is None else self._stored(predicted, candidates, logits)
+            return score(
+                self.workspace, kept, images_K, self.settings.thresholds, advance=self.listener.advance
+            )
 
     def _stored(
-        self, predictions: Iterator[tuple[int, int, Float32]], keys: Sequence[str], logits: LogitsFile
-    ) -> Iterator[tuple[int, int, Float32]]:
+        self, predicted: Predictions, candidates: Sequence[Candidate], logits: LogitsFile
+    ) -> Predictions:
         """Pass predictions on, keeping their logits."""
-        for k, image, logits_hw in predictions:
-            logits.put(keys[k], self.workspace.cache.images[image].id, logits_hw)
+        for k, image, logits_hw in predicted:
+            logits.put(candidates[k].key, self.workspace.cache.images[image].id, logits_hw)
             yield k, image, logits_hw
-
-
-def _scored(found: dict[int, Any], images: Int64) -> Scored:
-    values = {
-        name: np.array([getattr(found[int(image)], f"{name}_Q") for image in images]) for name in MEASURES
-    }
-    return Scored(images=images, values=values)

@@ -7,11 +7,17 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
+import numpy as np
+
 from lungfast.frozen.prompts import PromptConfig
 from lungfast.records import DecoderConfig, ImageRecord, LossName, Split
 from lungfast.scored.scores import ThresholdChoice
 from lungfast.studies.fitting import Trained
-from lungfast.studies.protocol import MEASURES, Cell, Outcome, Scored
+from lungfast.studies.protocol import Cell, Outcome
+from lungfast.studies.scoring import MEASURES, Scored
+
+SETTLED_WITHIN = 0.01
+"""A learning curve has settled where the validation loss is within this share of its lowest."""
 
 
 def cells_of(
@@ -21,9 +27,9 @@ def cells_of(
     lrs: Sequence[float],
     wds: Sequence[float],
     losses: Sequence[LossName],
-    seed: int,
+    seeds: Sequence[int],
 ) -> list[Cell]:
-    """Every combination of learning rate, weight decay and loss on one split."""
+    """Every combination of loss, learning rate, weight decay and seed on one split."""
     return [
         Cell(
             config=DecoderConfig(
@@ -36,7 +42,7 @@ def cells_of(
             split=split,
             prompt=prompt,
         )
-        for loss, lr, wd in product(losses, lrs, wds)
+        for loss, lr, wd, seed in product(losses, lrs, wds, seeds)
     ]
 
 
@@ -53,6 +59,8 @@ def image_rows(
                 "decoder": outcome.cell.config.key,
                 "prompt": outcome.cell.prompt.kind,
                 "split": outcome.cell.split.name,
+                "loss": outcome.cell.config.loss,
+                "seed": outcome.cell.config.seed,
                 "part": part,
                 "image": record.id,
                 "patient": record.patient,
@@ -73,6 +81,41 @@ def history_rows(trained: Sequence[Trained]) -> list[dict[str, Any]]:
     ]
 
 
+def history_block(cells: Sequence[Cell], trained: Sequence[Trained]) -> list[dict[str, Any]]:
+    """``history`` of results.json: the learning curve of every decoder, and where it stopped improving."""
+    return [
+        {
+            "decoder": one.key,
+            "fold": cell.split.name,
+            "prompt": cell.prompt.kind,
+            "loss": cell.config.loss,
+            "lr": cell.config.lr,
+            "wd": cell.config.wd,
+            "seed": cell.config.seed,
+            "train_loss": [_null(value) for value in one.train_loss],
+            "val_loss": [_null(value) for value in one.val_loss],
+        }
+        | improvement(one.val_loss)
+        for cell, one in zip(cells, trained, strict=True)
+    ]
+
+
+def improvement(val_loss: Sequence[float]) -> dict[str, int | None]:
+    """Epochs, from 1: of the lowest validation loss, and the first one within 1 % of it."""
+    losses = np.array(val_loss, np.float64)
+    if not np.isfinite(losses).any():
+        return {"last_improvement": None, "settled": None}
+    lowest = float(np.nanmin(np.where(np.isfinite(losses), losses, np.nan)))
+    return {
+        "last_improvement": int(np.flatnonzero(losses == lowest)[0]) + 1,
+        "settled": int(np.flatnonzero(losses <= (1 + SETTLED_WITHIN) * lowest)[0]) + 1,
+    }
+
+
+def _null(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
 def _blank(value: float) -> float | str:
     return value if math.isfinite(value) else ""
 
@@ -88,6 +131,7 @@ def config_row(outcome: Outcome) -> dict[str, Any]:
     """What was trained, and what validation said of it."""
     config, choice = outcome.cell.config, outcome.choice
     return {
+        "fold": outcome.cell.split.name,
         "lr": config.lr,
         "wd": config.wd,
         "loss": config.loss,
@@ -100,6 +144,7 @@ def config_row(outcome: Outcome) -> dict[str, Any]:
         "val_f1": outcome.val_mean("f1"),
         "val_iou": outcome.val_mean("iou"),
         "decoder": config.key,
+        "n_train": len(outcome.cell.split.train),
     }
 
 

@@ -21,8 +21,8 @@ from lungfast.frozen.checkpoints import Head, read_head
 from lungfast.frozen.priors import MaskSummary, summarise_mask
 from lungfast.frozen.prompt_encoder import FrozenPromptEncoder
 from lungfast.frozen.prompts import CachePrompts, PromptConfig, PromptImages
-from lungfast.frozen.rows import open_rows
-from lungfast.records import Counts, Float32, Int64, Plan, RowSource, UInt8
+from lungfast.frozen.rows import ResidentRows, open_rows
+from lungfast.records import Counts, Float32, Int64, PromptSource, RowSource, UInt8
 from lungfast.scored.kernels import ScoreJob, count_images, threshold_edges
 from lungfast.trained.batches import BatchMaker
 from lungfast.trained.decoder import DecoderStack
@@ -74,8 +74,12 @@ class Workspace:
         self._rows: RowSource | None = None
 
     def hold_rows(self, row_bytes: int, *, batch_rows: int) -> None:
-        """Load the rows, or prepare to stream them where they and two batches do not fit."""
-        self._rows = open_rows(self.cache, row_bytes, batch_rows=batch_rows)
+        """Load the rows, or prepare to stream them where they and two batches do not fit.
+
+        Rows that are in memory already, for an earlier study, stay there.
+        """
+        if not isinstance(self._rows, ResidentRows):
+            self._rows = open_rows(self.cache, row_bytes, batch_rows=batch_rows)
 
     @cached_property
     def prompt_images(self) -> PromptImages:
@@ -113,10 +117,10 @@ class Workspace:
             seed=seed,
         )
 
-    def maker(self, plan: Plan) -> BatchMaker:
+    def maker(self, prompts_K: Sequence[PromptSource]) -> BatchMaker:
         if self._rows is None:
             raise RuntimeError("hold_rows comes before training and predicting")
-        return BatchMaker(plan, self._rows, self.device)
+        return BatchMaker(prompts_K, self._rows, self.device)
 
     def stack(self, states: Sequence[Mapping[str, Tensor]]) -> DecoderStack:
         return DecoderStack.from_states(
@@ -129,7 +133,7 @@ class Workspace:
 
     def predict(
         self,
-        plan: Plan,
+        prompts_K: Sequence[PromptSource],
         states: Sequence[Mapping[str, Tensor]],
         images_K: Sequence[Int64],
         *,
@@ -137,7 +141,8 @@ class Workspace:
     ) -> Iterator[tuple[int, int, Float32]]:
         """(decoder, image, logits_hw) for every decoder's own images."""
         rows_K = [self.rows_of(images) for images in images_K]
-        for k, row, logits_hw in predict(self.maker(plan), self.stack(states), rows_K, batch_size=batch_size):
+        maker = self.maker(prompts_K)
+        for k, row, logits_hw in predict(maker, self.stack(states), rows_K, batch_size=batch_size):
             yield k, self.cache.image_of_row(row), logits_hw
 
     def count(

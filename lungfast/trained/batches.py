@@ -1,6 +1,6 @@
 """Which rows meet which decoder when: seeded orders, ragged batches, padded prompts.
 
-Comes in: a Plan and a RowSource. Goes out: one :class:`StackBatch` after another, on the device.
+Comes in: prompts per decoder and a RowSource. Goes out: one :class:`StackBatch` after another, on the device.
 A row order derives from (seed, the rows themselves, epoch): decoders of a grid, which have the same rows
 and seed, therefore read the same batch (G = 1), and a decoder's order never depends on its neighbours.
 """
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lungfast.records import Bool, Float32, Int64, Plan, PromptTokens, RowBatch, RowSource
+from lungfast.records import Bool, Float32, Int64, PromptSource, PromptTokens, RowBatch, RowSource
 from lungfast.trained.step import StackBatch
 
 
@@ -92,10 +92,10 @@ def pad_tokens(prompts: Sequence[PromptTokens], n_instances: int, n_tokens: int)
 class BatchMaker:
     """Turns row numbers into batches on the device, in order."""
 
-    def __init__(self, plan: Plan, source: RowSource, device: torch.device) -> None:
-        self.plan, self.source, self.device = plan, source, device
-        self._n_instances = max(prompt.n_instances for prompt in plan.prompts_K)
-        self._n_tokens = max(prompt.n_tokens for prompt in plan.prompts_K)
+    def __init__(self, prompts_K: Sequence[PromptSource], source: RowSource, device: torch.device) -> None:
+        self.prompts_K, self.source, self.device = prompts_K, source, device
+        self._n_instances = max(prompt.n_instances for prompt in prompts_K)
+        self._n_tokens = max(prompt.n_tokens for prompt in prompts_K)
 
     def stream(
         self, batches: Sequence[BatchRows], *, epoch: int | None
@@ -120,13 +120,13 @@ class BatchMaker:
     def _prompts(self, batch: BatchRows, epoch: int | None) -> PromptTokens:
         """Decoders of a grid share their prompt source: encode it once a batch."""
         made: dict[tuple[int, bytes], PromptTokens] = {}
-        for prompt, rows_B in zip(self.plan.prompts_K, batch.rows_KB, strict=True):
+        for prompt, rows_B in zip(self.prompts_K, batch.rows_KB, strict=True):
             key = (id(prompt), rows_B.tobytes())
             if key not in made:
                 made[key] = prompt.tokens(rows_B, epoch=epoch)
         ordered = [
             made[id(prompt), rows_B.tobytes()]
-            for prompt, rows_B in zip(self.plan.prompts_K, batch.rows_KB, strict=True)
+            for prompt, rows_B in zip(self.prompts_K, batch.rows_KB, strict=True)
         ]
         return pad_tokens(ordered, self._n_instances, self._n_tokens)
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from lungfast.records import Bool, EpochEnd, Float32, Float64, Int64, PrecisionName, ScheduleName
+from lungfast.records import Bool, EpochEnd, Float32, Float64, Int64, Plan, PrecisionName, ScheduleName
 from lungfast.trained.batches import BatchMaker, plan_batches, row_order, steps_of
 from lungfast.trained.decoder import DecoderStack
 from lungfast.trained.optim import StackAdam
@@ -62,11 +62,10 @@ class Fitted:
 
 
 class Trainer:
-    """Trains every decoder of ``maker.plan`` from ``initial_K``; resumable after any epoch."""
+    """Trains every decoder of ``plan`` from its place in ``stack``; resumable after any epoch."""
 
-    def __init__(self, maker: BatchMaker, stack: DecoderStack, config: TrainConfig) -> None:
-        self._maker, self._stack, self._config, plan = maker, stack, config, maker.plan
-        self._plan = plan
+    def __init__(self, plan: Plan, maker: BatchMaker, stack: DecoderStack, config: TrainConfig) -> None:
+        self._plan, self._maker, self._stack, self._config = plan, maker, stack, config
         self._adam = StackAdam(stack.flat_KL)
         self._step = TrainStep(
             stack,

@@ -12,7 +12,8 @@ from segment_anything import sam_model_registry
 from lungfast.errors import CheckpointError, UsageError
 from lungfast.files import file_sha256, write_json
 from lungfast.runs import RunFolder
-from lungfast.studies.export import best_decoder, export
+from lungfast.studies.export import export
+from lungfast.studies.models import FinishedRun
 
 
 def run_of(folder: Path, sam: Any, sha256: str) -> Path:
@@ -21,12 +22,13 @@ def run_of(folder: Path, sam: Any, sha256: str) -> Path:
     folder.mkdir()
     moved = {f"mask_decoder.{name}": tensor + 1 for name, tensor in sam.mask_decoder.state_dict().items()}
     run.write_tensors(run.decoder_path("winner"), moved, {})
+    write_json(folder / "run.json", {"study": "grid", "settings": {}})
     write_json(
         folder / "results.json",
         {
             "schema": 1,
             "rows": [],
-            "best": {"decoder": "winner"},
+            "best": {"decoder": "winner", "prompt": "points", "val_f1": 0.9, "needs_ground_truth": False},
             "provenance": {"cache": {"encoder": {"name": "vit_b", "weights_sha256": sha256}}},
         },
     )
@@ -58,11 +60,10 @@ def test_another_base_is_refused(vit_b: Any, vit_b_file: Path, tmp_path: Path) -
 
 
 def test_cv_gives_the_best_fold_of_a_prompt_that_needs_no_ground_truth() -> None:
-    folds = [{"decoder": "a", "val_f1": 0.9}, {"decoder": "b", "val_f1": 0.95}]
-    oracle = [{"decoder": "c", "val_f1": 0.99}]
-    rows = [
-        {"per_fold": oracle, "needs_ground_truth": True, "f1": {"mean": 0.98}},
-        {"per_fold": folds, "needs_ground_truth": False, "f1": {"mean": 0.92}},
-        {"per_fold": [], "needs_ground_truth": False, "f1": None},
-    ]
-    assert best_decoder({"rows": rows}) == "b"
+    def row(key: str, **folds: float) -> dict[str, Any]:
+        oracle = key == "box"
+        decoders = [{"decoder": k, "val_f1": v, "needs_ground_truth": oracle} for k, v in folds.items()]
+        return {"key": key, "status": "done", "needs_ground_truth": oracle, "per_fold": decoders}
+
+    rows = [row("box", c=0.99), row("points", a=0.9, b=0.95), row("box-auto") | {"status": "diverged"}]
+    assert FinishedRun(Path("run"), {"rows": rows, "study": "cv"}).best_decoder() == "b"

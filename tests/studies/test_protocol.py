@@ -60,7 +60,7 @@ def workspace(nano_cache: str) -> Workspace:
 
 def cells(workspace: Workspace):  # type: ignore[no-untyped-def]
     split = make_folds(workspace.cache.images, 3, seed=0)[0]
-    return cells_of(split, PromptConfig(), lrs=[1e-3, 1e-4], wds=[0.0], losses=["dicefocal"], seed=0)
+    return cells_of(split, PromptConfig(), lrs=[1e-3, 1e-4], wds=[0.0], losses=["dicefocal"], seeds=[0])
 
 
 def decoders(folder: Path) -> dict[str, bytes]:
@@ -124,7 +124,7 @@ def test_scores_are_those_of_plain_sam_postprocessing(workspace: Workspace, tmp_
         image = asked[0].split.val[:1]
         (scored,) = study.score(asked, [image], "val")
         state = study._fitter.read_state(asked[0].config.key)
-        ((_, _, logits_hw),) = workspace.predict(study.plan(asked), [state], [image], batch_size=4)
+        ((_, _, logits_hw),) = workspace.predict(study.plan(asked).prompts_K, [state], [image], batch_size=4)
     frame = workspace.cache.frame(int(image[0]))
     up = torch.nn.functional.interpolate(
         torch.from_numpy(logits_hw)[None, None], (512, 512), mode="bilinear", align_corners=False

@@ -83,8 +83,8 @@ def trainer_of(plan: Plan, initial: dict[str, torch.Tensor], **config: object) -
         grid=GRID,
         device=torch.device("cpu"),
     )
-    maker = BatchMaker(plan, Rows(), torch.device("cpu"))
-    return Trainer(maker, stack, TrainConfig(**({"epochs": 3, "batch_size": 4} | config)))  # type: ignore[arg-type]
+    maker = BatchMaker(plan.prompts_K, Rows(), torch.device("cpu"))
+    return Trainer(plan, maker, stack, TrainConfig(**({"epochs": 3, "batch_size": 4} | config)))  # type: ignore[arg-type]
 
 
 def run(trainer: Trainer) -> dict[str, Fitted]:

@@ -1,0 +1,164 @@
+"""The decoders of a finished run, read back to be used: on another cache, on new images, under other prompts.
+
+Comes in: a run folder that ``cv``, ``grid`` or ``train`` completed. Goes out: :class:`Model` objects with the
+threshold, the prompt and the prior that belong to them, all from the rows that trained and validated them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lungfast.data.splits import splits_from_dict
+from lungfast.errors import RunError, UsageError
+from lungfast.frozen.priors import Prior
+from lungfast.frozen.prompts import CachePrompts, PromptConfig, config_from_dict
+from lungfast.records import ImageRecord, Int64, Split
+from lungfast.runs import ANSWER, QUESTION, read_json, read_tensors
+from lungfast.studies.scoring import Candidate
+from lungfast.studies.workspace import Workspace
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DECODER_PREFIX = "mask_decoder."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One trained decoder with all that using it takes; ``threshold`` is a probability."""
+
+    key: str
+    fold: str
+    seed: int
+    threshold: float
+    prompt: PromptConfig
+    prior: Prior
+    path: Path
+    n_train: int
+    val_f1: float
+
+    def state(self) -> dict[str, Tensor]:
+        """Its weights under segment-anything's MaskDecoder names."""
+        tensors, _ = read_tensors(self.path)
+        return {name.removeprefix(DECODER_PREFIX): tensor for name, tensor in tensors.items()}
+
+    def prompts(self, workspace: Workspace, prompt: PromptConfig | None = None) -> CachePrompts:
+        """Its prompts for the images of any cache of the same encoder: its own prior, their frames."""
+        return CachePrompts(
+            config=prompt or self.prompt,
+            prior=self.prior,
+            images=workspace.prompt_images,
+            encoder=workspace.prompt_encoder,
+            seed=self.seed,
+        )
+
+    def candidate(self, workspace: Workspace, images: Int64) -> Candidate:
+        """It, to be scored on some images of a cache."""
+        return Candidate(
+            key=self.key,
+            prompts=self.prompts(workspace),
+            state=self.state,
+            images=images,
+        )
+
+
+class FinishedRun:
+    """A complete run with decoders; made by :meth:`open`."""
+
+    def __init__(self, path: Path, content: Mapping[str, Any]) -> None:
+        self.path, self.content = path, content
+
+    @classmethod
+    def open(cls, path: Path) -> FinishedRun:
+        """RunError where the folder is no run, is unfinished, or trained no decoders."""
+        if not (path / QUESTION).exists():
+            raise RunError(f"{path} is not a run of lungfast", expected="a folder of cv, grid or train")
+        if not (path / ANSWER).exists():
+            raise RunError(f"{path} is unfinished", fix="go on with the same command and --resume")
+        content = read_json(path / ANSWER)
+        if not {"schema", "rows", "provenance"} <= set(content) or not (path / "decoders").is_dir():
+            raise RunError(
+                f"{path} holds no decoders", found=str(content.get("study")), expected="cv, grid, train"
+            )
+        return cls(path, content)
+
+    @property
+    def encoder(self) -> Mapping[str, Any]:
+        """The EncoderSpec of its cache, as a dictionary."""
+        return self.content["provenance"]["cache"]["encoder"]  # type: ignore[no-any-return]
+
+    @property
+    def data_sha256(self) -> str:
+        """The hash of its cache's pixels and masks."""
+        return str(self.content["provenance"]["cache"]["fingerprint"]["data_sha256"])
+
+    def check_cache(self, workspace: Workspace) -> None:
+        """RunError where the run was made from other pixels, masks or embeddings than this cache's."""
+        made, found = self.content["provenance"]["cache"]["fingerprint"], workspace.cache.fingerprint
+        for name in ("weights_sha256", "data_sha256"):
+            if made[name] != getattr(found, name):
+                raise RunError(
+                    f"{self.path} was not made from {workspace.cache.url}",
+                    found=f"{name} {str(made[name])[:12]}… in the run",
+                    expected=f"{str(getattr(found, name))[:12]}…",
+                    fix="give the cache of the run",
+                )
+
+    def splits(self, images: Sequence[ImageRecord]) -> tuple[Split, ...]:
+        """Its splits as positions among these images (of its own cache)."""
+        return splits_from_dict(read_json(self.path / "splits.json"), images)
+
+    def models(self, key: str | None = None) -> tuple[Model, ...]:
+        """The decoders of one row of its table (all folds and seeds), by default of :meth:`preferred_key`."""
+        priors = read_json(self.path / "prompts.json")
+        return tuple(self._model(row, priors) for row in self._decoders(key or self.preferred_key()))
+
+    def preferred_key(self) -> str:
+        """The row that validation prefers: of those that need no ground truth where there are any."""
+        rows = self.rows()
+        if not rows:
+            raise RunError(f"{self.path} has no usable decoder", found="every decoder diverged")
+        return max(rows, key=lambda key: (not rows[key][0]["needs_ground_truth"], _mean_val(rows[key])))
+
+    def best_decoder(self) -> str:
+        """Of the preferred row the decoder with the highest validation F1."""
+        decoders = self.rows()[self.preferred_key()]
+        return str(max(decoders, key=lambda row: row["val_f1"])["decoder"])
+
+    def rows(self) -> dict[str, list[Mapping[str, Any]]]:
+        """Rows of the table by key, each with its decoders; of a grid the winner alone."""
+        if "best" in self.content:
+            return {str(self.content["best"]["prompt"]): [self.content["best"]]}
+        if self.content["study"] == "train":
+            return {str(row["key"]): [row] for row in self.content["rows"] if row["threshold"] is not None}
+        return {str(row["key"]): row["per_fold"] for row in self.content["rows"] if row["status"] == "done"}
+
+    def _decoders(self, key: str) -> list[Mapping[str, Any]]:
+        rows = self.rows()
+        if key not in rows:
+            raise UsageError(f"{self.path} has no prompt {key}", expected=", ".join(rows) or "none at all")
+        return rows[key]
+
+    def _model(self, row: Mapping[str, Any], priors: Mapping[str, Any]) -> Model:
+        fold = str(row["fold"])
+        described = priors[f"{fold}_{row['prompt']}"]
+        return Model(
+            key=row["decoder"],
+            fold=fold,
+            seed=row["seed"],
+            threshold=row["threshold"],
+            prompt=config_from_dict(described),
+            prior=Prior.from_dict(described["prior"]),
+            path=self.path / "decoders" / f"{row['decoder']}.safetensors",
+            n_train=row["n_train"],
+            val_f1=row["val_f1"],
+        )
+
+
+def _mean_val(rows: Sequence[Mapping[str, Any]]) -> float:
+    return float(np.mean([row["val_f1"] for row in rows]))

@@ -1,0 +1,82 @@
+"""What a table adds on request: contour distances and cleaned masks of the test images of chosen decoders.
+
+Comes in: candidates with their thresholds. Goes out: the ``surface`` and ``cleaned`` entries of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lungfast.records import ImageRecord
+from lungfast.studies.masks import MaskMeasures, cleaned_summary, measure_masks, surface_summary
+from lungfast.studies.protocol import Study
+from lungfast.studies.scoring import Candidate, predictions
+from lungfast.studies.summaries import FoldScores, per_image
+
+Measures = Mapping[str, Mapping[int, MaskMeasures]]
+"""By decoder and image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """``surface``: HD95 and ASSD. ``clean``: two largest components, holes filled."""
+
+    surface: bool = False
+    clean: bool = False
+
+    @property
+    def any(self) -> bool:
+        return self.surface or self.clean
+
+
+def measure_extras(
+    study: Study, candidates: Sequence[Candidate], thresholds: Sequence[float], extras: Extras
+) -> Measures:
+    """Measures of every candidate's images at its threshold; empty where nothing is asked for."""
+    found: dict[str, dict[int, MaskMeasures]] = {one.key: {} for one in candidates}
+    if not extras.any:
+        return found
+    study.listener.phase("measuring masks", sum(len(one.images) for one in candidates))
+    logits = predictions(study.workspace, candidates, width=study.width)
+    for k, image, measures in measure_masks(
+        study.workspace.cache, logits, thresholds, surface=extras.surface, clean=extras.clean
+    ):
+        found[candidates[k].key][image] = measures
+        study.listener.advance()
+    return found
+
+
+def extras_of(
+    extras: Extras,
+    measures: Measures,
+    decoders: Mapping[tuple[str, int], str],
+    folds: Sequence[FoldScores],
+    records: Sequence[ImageRecord],
+    *,
+    n_train: int,
+) -> dict[str, Any]:
+    """Entries of one row; ``decoders`` names the decoder of every (fold, seed), ``folds`` its test scores."""
+    if not extras.any:
+        return {}
+    images = per_image(folds)
+    seeds = list(dict.fromkeys(one.seed for one in folds))
+    measured_N = [
+        [measures[decoders[fold, seed]][int(image)] for seed in seeds]
+        for image, fold in zip(images.images, images.folds, strict=True)
+    ]
+    patients = [records[int(image)].patient for image in images.images]
+    content: dict[str, Any] = {}
+    if extras.surface:
+        content["surface"] = surface_summary(measured_N, patients, seed=seeds[0])
+    if extras.clean:
+        content["cleaned"] = cleaned_summary(
+            measured_N,
+            images.folds,
+            patients,
+            n_train=n_train,
+            n_test=max(len(one.scored.images) for one in folds),
+            seed=seeds[0],
+        )
+    return content

@@ -1,0 +1,94 @@
+"""Decoders scored on images at native size, whatever they come from: a fit, a finished run, or SAM itself.
+
+Comes in: :class:`Candidate` decoders with the images of each, an opened workspace. Goes out: a
+:class:`Scored` each. Decoders are read part by part: memory holds no more of them than the stack is wide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lungfast.records import Float32, Float64, Int64, PromptSource
+from lungfast.scored.scores import Scores, scores_of
+from lungfast.studies.workspace import Workspace, row_budget, stack_width
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MEASURES = ("f1", "iou", "precision", "recall")
+BATCH_SIZE = 8
+"""Images a pass where no training says otherwise; it changes no result."""
+
+Predictions = Iterator[tuple[int, int, Float32]]
+"""(candidate, image, logits_hw): float32, low resolution, before the sigmoid."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Candidate:
+    """A decoder to score: its prompts, how to read its weights (MaskDecoder names), and its images."""
+
+    key: str
+    prompts: PromptSource
+    state: Callable[[], Mapping[str, Tensor]]
+    images: Int64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """Scores of one decoder on some images: (images, thresholds) arrays in [0, 1]."""
+
+    images: Int64
+    values: Mapping[str, Float64]
+
+    def at(self, measure: str, index: int) -> Float64:
+        """Per-image values of a measure at threshold number ``index``."""
+        return np.asarray(self.values[measure][:, index])
+
+
+def prepare(workspace: Workspace, memory_bytes: int, n_candidates: int) -> int:
+    """Make the rows ready for scoring under a memory bound; returns the width to score with."""
+    width = stack_width(memory_bytes, n_candidates, workspace.device)
+    workspace.hold_rows(row_budget(memory_bytes, width, workspace.device), batch_rows=width * BATCH_SIZE)
+    return width
+
+
+def predictions(
+    workspace: Workspace, candidates: Sequence[Candidate], *, width: int, batch_size: int = BATCH_SIZE
+) -> Predictions:
+    """Every candidate on its own images, in its own prompts."""
+    for start in range(0, len(candidates), width):
+        part = candidates[start : start + width]
+        for k, image, logits_hw in workspace.predict(
+            [one.prompts for one in part],
+            [one.state() for one in part],
+            [one.images for one in part],
+            batch_size=batch_size,
+        ):
+            yield start + k, image, logits_hw
+
+
+def score(
+    workspace: Workspace,
+    logits: Predictions,
+    images_K: Sequence[Int64],
+    thresholds: Sequence[float],
+    *,
+    advance: Callable[[], None],
+) -> list[Scored]:
+    """Scores of every candidate's ``logits`` at every threshold; ``advance`` is called once an image."""
+    found: list[dict[int, Scores]] = [{} for _ in images_K]
+    for k, image, counts in workspace.count(logits, thresholds):
+        found[k][image] = scores_of(counts)
+        advance()
+    return [_stacked(scores, images) for scores, images in zip(found, images_K, strict=True)]
+
+
+def _stacked(found: Mapping[int, Scores], images: Int64) -> Scored:
+    values = {
+        name: np.array([getattr(found[int(image)], f"{name}_Q") for image in images]) for name in MEASURES
+    }
+    return Scored(images=images, values=values)

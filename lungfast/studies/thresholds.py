@@ -1,0 +1,175 @@
+"""F1 over thresholds: chosen on validation rows, applied to test rows; the whole curve too. Paper: Table II.
+
+From a cache: one decoder per prompt, trained on fold 0's split. From a run whose logits were stored: all of
+its decoders, scanned again without training. From the results of a cross-validation: its curves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lungfast.data.splits import splits_as_dict
+from lungfast.errors import RunError
+from lungfast.frozen.prompts import PromptConfig
+from lungfast.records import Float32, Int64, LossName, Split
+from lungfast.runs import RunFolder, results
+from lungfast.scored.scores import DEFAULT_THRESHOLDS, PAPER_THRESHOLDS
+from lungfast.studies.fitting import Listener
+from lungfast.studies.models import FinishedRun, Model
+from lungfast.studies.protocol import Study
+from lungfast.studies.scoring import Predictions, Scored, score
+from lungfast.studies.session import ScoreBody
+from lungfast.studies.summaries import curve
+from lungfast.studies.tables import cells_of, history_block, history_rows
+from lungfast.studies.workspace import Workspace
+
+HALF = 0.5
+_PARTS = ("val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdsConfig:
+    """What to train before the scan: one decoder per prompt."""
+
+    prompts: tuple[PromptConfig, ...]
+    lr: float = 1e-3
+    wd: float = 0.0
+    loss: LossName = "dicefocal"
+    folds: int = 5
+    seed: int = 0
+    split_seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RescanConfig:
+    """A finished run to scan again, by the hash of its results."""
+
+    run: str
+    results_sha256: str
+
+
+def thresholds(
+    config: ThresholdsConfig, study: Study, splits: Sequence[Split], made_with: dict[str, Any]
+) -> dict[str, Any]:
+    """Train one decoder per prompt and scan it; returns the content of results.json."""
+    images, split = study.workspace.cache.images, splits[0]
+    study.run.write_once("splits.json", splits_as_dict([split], images))
+    cells = [
+        cells_of(
+            split, prompt, lrs=(config.lr,), wds=(config.wd,), losses=(config.loss,), seeds=(config.seed,)
+        )[0]
+        for prompt in config.prompts
+    ]
+    trained = study.fit(cells)
+    study.run.write_rows("history.csv", history_rows(trained))
+    outcomes = [outcome for outcome in study.validate(cells, trained) if outcome.val]
+    rows = []
+    for outcome, test in zip(outcomes, study.test(outcomes), strict=True):
+        vals = [outcome.val] if outcome.val else []
+        found = curve(study.settings.thresholds, vals, [test])
+        rows.append(threshold_row(outcome.cell.prompt.kind, outcome.cell.prompt.is_oracle, found))
+    content = results("thresholds", rows, made_with | {"training": study.training})
+    content["history"] = history_block(cells, trained)
+    study.run.write_results(content)
+    return content
+
+
+def rescan(finished: FinishedRun, workspace: Workspace, listener: Listener) -> ScoreBody:
+    """The body that scans the stored logits of a run; RunError where it kept none."""
+    finished.check_cache(workspace)
+    for part in _PARTS:
+        if not _logits_path(finished, part).exists():
+            raise RunError(
+                f"{finished.path} has no stored logits",
+                expected=_logits_path(finished, part).name,
+                fix="run the study again with --save-logits",
+            )
+
+    def body(run: RunFolder, made_with: dict[str, Any]) -> dict[str, Any]:
+        rows = []
+        for key in finished.rows():
+            models = finished.models(key)
+            listener.phase(f"scanning {key}", 0)
+            scored = [_scan(finished, models, workspace, part, listener) for part in _PARTS]
+            found = curve(DEFAULT_THRESHOLDS, *scored)
+            rows.append(threshold_row(key, models[0].prompt.is_oracle, found))
+        content = results("thresholds", rows, made_with)
+        run.write_results(content)
+        return content
+
+    return body
+
+
+def from_cross_validation(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows from the curves of a cv's results.json, means over its folds."""
+    return [
+        threshold_row(row["key"], row["needs_ground_truth"], row["curve"])
+        for row in content["rows"]
+        if row["status"] == "done"
+    ]
+
+
+def threshold_row(prompt: str, needs_ground_truth: bool, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What one prompt's curve says: the best of all thresholds, and of the paper's five."""
+    scan = np.array(found["thresholds"])
+    paper = np.flatnonzero(np.isin(np.round(scan, 9), np.round(PAPER_THRESHOLDS, 9)))
+    best, best_paper = _choose(found, np.arange(len(scan))), _choose(found, paper)
+    half = int(np.abs(scan - HALF).argmin())
+    return {
+        "key": prompt,
+        "prompt": prompt,
+        "needs_ground_truth": needs_ground_truth,
+        **found,
+        "chosen": _choice(found, best),
+        "chosen_paper": _choice(found, best_paper) if len(paper) else None,
+        "test": _test_at(found, best),
+        "test_at_half": _test_at(found, half),
+    }
+
+
+def _choose(found: Mapping[str, Any], among: Int64) -> int:
+    """The highest mean validation F1; of equals the one nearest to 0.5."""
+    order = sorted(
+        among.tolist(), key=lambda q: (-round(found["val_f1"][q], 12), abs(found["thresholds"][q] - HALF))
+    )
+    return int(order[0]) if order else 0
+
+
+def _choice(found: Mapping[str, Any], q: int) -> dict[str, float]:
+    return {"threshold": found["thresholds"][q], "val_f1": found["val_f1"][q]}
+
+
+def _test_at(found: Mapping[str, Any], q: int) -> dict[str, float]:
+    return {"threshold": found["thresholds"][q], "f1": found["test_f1"][q], "iou": found["test_iou"][q]}
+
+
+# --- stored logits ---------------------------------------------------------------------------------
+
+
+def _logits_path(finished: FinishedRun, part: str) -> Path:
+    return finished.path / f"logits-{part}.h5"
+
+
+def _scan(
+    finished: FinishedRun, models: Sequence[Model], workspace: Workspace, part: str, listener: Listener
+) -> list[Scored]:
+    import h5py
+
+    position = {record.id: i for i, record in enumerate(workspace.cache.images)}
+    with h5py.File(_logits_path(finished, part)) as file:
+        images_K = [
+            np.array(sorted(position[name] for name in file[model.key]), np.int64) for model in models
+        ]
+
+        def stored() -> Predictions:
+            for k, (model, images) in enumerate(zip(models, images_K, strict=True)):
+                for image in images.tolist():
+                    logits_hw: Float32 = file[model.key][workspace.cache.images[image].id][:]
+                    yield k, image, logits_hw
+
+        return score(workspace, stored(), images_K, DEFAULT_THRESHOLDS, advance=listener.advance)

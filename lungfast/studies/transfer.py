@@ -1,0 +1,198 @@
+"""Decoders trained on one set, tested on another, unchanged. Paper: Tables III and IV.
+
+Comes in: a finished cross-validation on each of two caches of the same encoder, with equally many folds. The
+decoders of fold i meet the other set's test images of fold i, so that A→B and B→B are paired image by image;
+and all of its images, as a row of their own. Threshold, prior and hyperparameters stay those of the set that
+trained. Images with the same pixels in both sets are dropped; look-alikes are named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from lungfast.errors import CacheError, UsageError
+from lungfast.records import ImageRecord, Int64
+from lungfast.runs import RunFolder, results
+from lungfast.scored.scores import over_folds
+from lungfast.studies.comparisons import MINUS, Side, as_family, compare
+from lungfast.studies.fitting import Listener
+from lungfast.studies.lookalikes import look_alikes
+from lungfast.studies.models import FinishedRun, Model
+from lungfast.studies.rescoring import rescore, row_head, test_images
+from lungfast.studies.scoring import MEASURES
+from lungfast.studies.session import ScoreBody
+from lungfast.studies.summaries import (
+    FoldScores,
+    fold_seed_values,
+    fold_values,
+    image_block,
+    per_image,
+    summary,
+)
+from lungfast.studies.workspace import Workspace
+
+SAME_FOLD, ALL = "same fold", "all"
+ARROW = "\N{RIGHTWARDS ARROW}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Site:
+    """One set: its name, its cache, and its finished cross-validation."""
+
+    name: str
+    workspace: Workspace
+    run: FinishedRun
+
+    @property
+    def images(self) -> tuple[ImageRecord, ...]:
+        return self.workspace.cache.images
+
+    def models(self) -> tuple[Model, ...]:
+        return self.run.models()
+
+    def test_images(self) -> dict[str, Int64]:
+        """By the name of the fold."""
+        return test_images(self.run, self.workspace)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferConfig:
+    """Which runs meet, by name and by the hash of their results."""
+
+    sites: tuple[str, str]
+    results_sha256: tuple[str, str]
+    seed: int = 0
+
+
+def transfer(config: TransferConfig, a: Site, b: Site, memory_bytes: int, listener: Listener) -> ScoreBody:
+    """The body of the study. CacheError for caches of different encoders, UsageError for other folds."""
+    _check(a, b)
+
+    def body(run: RunFolder, made_with: dict[str, Any]) -> dict[str, Any]:
+        same = _same_pixels(a, b)
+        rows, blocks, compared = [], {}, []
+        for train, test in ((a, b), (b, a)):
+            kept = {fold: _without(images, same[test.name]) for fold, images in test.test_images().items()}
+            scores = {site.name: _score(site, test, kept, memory_bytes, listener) for site in (train, test)}
+            everywhere = _all_images(train, test, kept, memory_bytes, listener)
+            rows += [
+                _row(site, test, SAME_FOLD, scores[site.name], seed=config.seed) for site in (train, test)
+            ]
+            rows.append(_row(train, test, ALL, everywhere, seed=config.seed))
+            blocks[test.name] = image_block(scores, test.images)
+            compared.append(_compare(train, test, scores, seed=config.seed))
+        content = results("transfer", rows, made_with) | {
+            "images": blocks,
+            "comparisons": as_family("transfer", compared),
+            "duplicates": _named(a, b),
+            "near_duplicates": look_alikes(a.workspace.cache, b.workspace.cache),
+        }
+        run.write_results(content)
+        return content
+
+    return body
+
+
+def _check(a: Site, b: Site) -> None:
+    ours, theirs = a.workspace.cache.spec, b.workspace.cache.spec
+    if ours != theirs:
+        raise CacheError(
+            "the two caches come from different encoders",
+            found=f"{ours.name} {ours.weights_sha256[:12]}… and {theirs.name} {theirs.weights_sha256[:12]}…",
+            expected="the same weights, input size and resize rule",
+            fix="embed both sets with the same encoder",
+        )
+    folds = [len(site.test_images()) for site in (a, b)]
+    if folds[0] != folds[1]:
+        raise UsageError(
+            "the two runs have different folds", found=f"{folds[0]} and {folds[1]}", expected="as many"
+        )
+
+
+def _same_pixels(a: Site, b: Site) -> dict[str, set[int]]:
+    """By set: images whose pixels the other set has too."""
+    hashes = {site.name: {record.content_sha256 for record in site.images} for site in (a, b)}
+    common = hashes[a.name] & hashes[b.name]
+    return {
+        site.name: {i for i, record in enumerate(site.images) if record.content_sha256 in common}
+        for site in (a, b)
+    }
+
+
+def _named(a: Site, b: Site) -> list[dict[str, str]]:
+    theirs = {record.content_sha256: record.id for record in b.images}
+    return [
+        {"a": record.id, "b": theirs[record.content_sha256]}
+        for record in a.images
+        if record.content_sha256 in theirs
+    ]
+
+
+def _without(images: Int64, dropped: set[int]) -> Int64:
+    return np.array([image for image in images.tolist() if image not in dropped], np.int64)
+
+
+def _score(
+    train: Site, test: Site, images_of: Mapping[str, Int64], memory_bytes: int, listener: Listener
+) -> list[FoldScores]:
+    """Every decoder of ``train`` on the given images of ``test`` for its fold, at its own threshold."""
+    models = train.models()
+    listener.phase(
+        f"scoring {train.name}{ARROW}{test.name}", sum(len(images_of[model.fold]) for model in models)
+    )
+    return rescore(models, test.workspace, images_of, memory_bytes, advance=listener.advance)
+
+
+def _all_images(
+    train: Site, test: Site, kept: Mapping[str, Int64], memory_bytes: int, listener: Listener
+) -> list[FoldScores]:
+    """Every decoder on all of the other set."""
+    everything = np.sort(np.concatenate(list(kept.values())))
+    return _score(train, test, dict.fromkeys(kept, everything), memory_bytes, listener)
+
+
+def _row(train: Site, test: Site, scope: str, scores: Sequence[FoldScores], *, seed: int) -> dict[str, Any]:
+    key = f"{train.name}{ARROW}{test.name}" + ("" if scope == SAME_FOLD else f", {scope}")
+    row = row_head(key, train.models()[0], train=train.name, test=test.name, scope=scope)
+    if scope == SAME_FOLD:
+        return row | summary(scores, test.images, seed=seed)
+    # every decoder met every image: an image's value is its mean over the decoders, and counts once
+    pooled = [replace(one, fold=ALL, seed=k) for k, one in enumerate(scores)]
+    folds = {name: asdict(over_folds(fold_values(scores, name))) for name in MEASURES}
+    return row | summary(pooled, test.images, seed=seed) | folds
+
+
+def _compare(
+    train: Site, test: Site, scores: Mapping[str, Sequence[FoldScores]], *, seed: int
+) -> dict[str, Any]:
+    """A→B − B→B on B's test images, paired."""
+    found = {name: per_image(folds) for name, folds in scores.items()}
+    images = found[test.name]
+    sides = [
+        Side(
+            name=f"{name}{ARROW}{test.name}",
+            images_N=found[name].values["f1"],
+            folds_J=fold_seed_values(scores[name], "f1") if _same_shape(scores) else (),
+        )
+        for name in (train.name, test.name)
+    ]
+    splits = test.run.splits(test.images)
+    compared = compare(
+        sides[0],
+        sides[1],
+        [test.images[int(i)].patient for i in images.images],
+        n_train=min(len(split.train) for split in splits),
+        n_test=max(len(split.test) for split in splits),
+        seed=seed,
+    )
+    return compared | {"name": f"{sides[0].name} {MINUS} {sides[1].name}"}
+
+
+def _same_shape(scores: Mapping[str, Sequence[FoldScores]]) -> bool:
+    """Folds and seeds of both runs line up, as a t-test over them needs."""
+    shapes = {tuple((one.fold, one.seed) for one in folds) for folds in scores.values()}
+    return len(shapes) == 1
