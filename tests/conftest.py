@@ -66,3 +66,13 @@ def vit_b_file(vit_b: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     torch.save(vit_b.state_dict(), path)
     yield path
     path.unlink()
+
+
+@pytest.fixture(scope="session")
+def trained_run(nano_cache: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished cv on the phantoms: three folds of points and box, trained for one epoch. Read only."""
+    run = tmp_path_factory.mktemp("trained") / "cv"
+    tiny = ["--epochs", "1", "--folds", "3", "--compile", "off", "--precision", "fp32"]
+    result = CliRunner().invoke(main, ["cv", nano_cache, "--prompt", "points,box", *tiny, "-o", str(run)])
+    assert result.exit_code == 0, result.output
+    return run

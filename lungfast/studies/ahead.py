@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 from lungfast.compute import cpu_count
 from lungfast.errors import DataError
@@ -21,6 +21,16 @@ Key = TypeVar("Key")
 Item = TypeVar("Item")
 
 
+class PassListener(Protocol):
+    """What a command may show of a pass over images."""
+
+    def note(self, line: str) -> None: ...
+
+    def phase(self, name: str, total: int) -> None: ...
+
+    def advance(self, n: int = 1) -> None: ...
+
+
 def work_ahead(todo: Iterable[tuple[Key, Callable[[], Item]]]) -> Iterator[tuple[Key, Item | DataError]]:
     """Results in order, read in threads; leaving the iterator early drops what is not begun."""
     threads = min(MAX_THREADS, cpu_count())
@@ -30,18 +40,20 @@ def work_ahead(todo: Iterable[tuple[Key, Callable[[], Item]]]) -> Iterator[tuple
         for key, do in todo:
             waiting.append((key, pool.submit(do)))
             if len(waiting) > 2 * threads:
-                yield _result(*waiting.popleft())
+                first, future = waiting.popleft()
+                yield first, _result(future)
         while waiting:
-            yield _result(*waiting.popleft())
+            first, future = waiting.popleft()
+            yield first, _result(future)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _result(key: Key, future: Future[Item]) -> tuple[Key, Item | DataError]:
+def _result(future: Future[Any]) -> Any:
     try:
-        return key, future.result()
+        return future.result()
     except DataError as error:
-        return key, error
+        return error
 
 
 def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

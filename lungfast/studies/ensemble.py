@@ -20,7 +20,7 @@ import torch
 
 from lungfast.errors import CheckpointError, LungfastError, RunError, UsageError
 from lungfast.files import file_sha256
-from lungfast.frozen.checkpoints import read_head
+from lungfast.frozen.checkpoints import find_checkpoint, read_head
 from lungfast.frozen.encoders import Encoder, load_encoder
 from lungfast.frozen.priors import MaskSummary
 from lungfast.frozen.prompt_encoder import FrozenPromptEncoder
@@ -169,3 +169,11 @@ def _check_spec(run: FinishedRun, encoder: Encoder) -> None:
                 found=f"{field} {str(theirs)[:12]}",
                 expected=str(ours)[:12],
             )
+
+
+def available_encoder(run: FinishedRun, checkpoint: Path | None, *, device: torch.device) -> Encoder | None:
+    """As :func:`run_encoder`, but None where it is a SAM encoder whose weights were not given or found."""
+    name = str(run.encoder["name"])
+    if checkpoint is None and name != "nano" and find_checkpoint(name) is None:  # type: ignore[arg-type]
+        return None
+    return run_encoder(run, checkpoint, device=device)

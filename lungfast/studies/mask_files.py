@@ -53,7 +53,7 @@ def polygons(frame: Frame, logits_hw: Float32, threshold: float) -> list[dict[st
     from contourpy import LineType, contour_generator
 
     field_yx, y, x = _field(frame, logits_hw - np.float32(logit_of(threshold)))
-    lines = contour_generator(x, y, field_yx, line_type=LineType.Separate).lines(0.0)
+    lines: Any = contour_generator(x, y, field_yx, line_type=LineType.Separate).lines(0.0)
     height, width = frame.native_size
     found = []
     for line_N2 in lines:
@@ -82,7 +82,7 @@ def _field(frame: Frame, logits_hw: Float32) -> tuple[Float64, Float64, Float64]
 def _bilinear(places_N: Float64, n: int) -> Float64:
     """(N, n) weights of n samples at fractional places; beyond the ends the end counts."""
     places = np.clip(places_N, 0, n - 1)
-    return np.maximum(0.0, 1 - np.abs(places[:, None] - np.arange(n)[None]))
+    return np.asarray(np.maximum(0.0, 1 - np.abs(places[:, None] - np.arange(n)[None])), np.float64)
 
 
 def _signed_area(points_N2: Float64) -> float:

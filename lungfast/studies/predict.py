@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from lungfast.files import file_sha256, write_atomic, write_json
 from lungfast.frozen.prompts import PromptConfig
 from lungfast.records import Float32, Float64, PromptKind, UInt8
 from lungfast.runs import ANSWER, RunFolder, open_run, provenance, read_json, results
-from lungfast.studies.ahead import in_batches, work_ahead
+from lungfast.studies.ahead import PassListener, in_batches, work_ahead
 from lungfast.studies.ensemble import NO_BOXES, Ensemble, run_encoder
 from lungfast.studies.judged import Judge
 from lungfast.studies.mask_files import mask_png, overlay_png, polygons
@@ -40,16 +40,6 @@ from lungfast.studies.models import FinishedRun, Model
 FOLDERS = ("masks", "overlays", "contours")
 FAMILIES: tuple[tuple[PromptKind, PromptKind], ...] = (("box", "box-auto"), ("both", "both-auto"))
 """Prompts of the same tokens: a decoder trained on one takes the other."""
-
-
-class Listener(Protocol):
-    """What a command may show of the pass."""
-
-    def note(self, line: str) -> None: ...
-
-    def phase(self, name: str, total: int) -> None: ...
-
-    def advance(self, n: int = 1) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +69,7 @@ class Loaded:
     boxes_S4: Float64 = field(default_factory=lambda: NO_BOXES)
 
 
-def predict(request: Request, *, device: torch.device, listener: Listener) -> dict[str, Any]:
+def predict(request: Request, *, device: torch.device, listener: PassListener) -> dict[str, Any]:
     """The content of results.json. Whatever can be refused is refused before the folder is made."""
     run = FinishedRun.open(request.run)
     models = models_of(run, request.decoder)
@@ -186,7 +176,7 @@ def _question(
 class _Pass:
     """One pass over the images: decode ahead, predict here, write behind."""
 
-    def __init__(self, ensemble: Ensemble, judge: Judge, folder: RunFolder, listener: Listener) -> None:
+    def __init__(self, ensemble: Ensemble, judge: Judge, folder: RunFolder, listener: PassListener) -> None:
         self._ensemble, self._judge, self._path, self._listener = ensemble, judge, folder.path, listener
         self._skipped: dict[str, str] = {}
 
@@ -198,9 +188,9 @@ class _Pass:
         rows = {one.name: row for one in files if (row := self._done(one)) is not None}
         self._listener.advance(len(rows))
         todo = [(one, partial(_load, one, boxes)) for one in files if one.name not in rows]
-        for one, row in work_ahead(self._predicted(todo, batch_size)):
-            if not isinstance(row, DataError):
-                rows[one.name] = row
+        for one, written in work_ahead(self._predicted(todo, batch_size)):
+            if not isinstance(written, DataError):
+                rows[one.name] = written
             self._listener.advance()
         in_order = [rows[one.name] for one in files if one.name in rows]
         return in_order, [self._skipped[one.name] for one in files if one.name in self._skipped]

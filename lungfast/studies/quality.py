@@ -1,0 +1,268 @@
+"""How far can the quality flag be trusted? Calibrated on validation images, tried on images it has not met.
+
+Comes in: a finished run and its cache, other caches, the encoder for perturbed images. Goes out: the cut
+below which ``predict`` flags a mask, and the flag's recall and precision (bad: F1 < .90) on validation, test,
+other caches and spoilt films. Every image of the run's own cache is judged by a decoder that did not train on
+it; those of another cache by the ensemble, as ``predict`` does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lungfast.data.perturbations import PERTURBATIONS, Perturbation
+from lungfast.errors import RunError, UsageError
+from lungfast.files import file_sha256, write_json
+from lungfast.frozen.encoders import Encoder
+from lungfast.frozen.priors import summarise_mask
+from lungfast.geometry import area_average, pack_mask
+from lungfast.records import Bool, Float32, Float64, Int64, Split, UInt8
+from lungfast.runs import ANSWER, SCHEMA, provenance
+from lungfast.scored.kernels import count_image, threshold_edges
+from lungfast.scored.quality import FALSE_ALARM, GOOD_F1, flag_scores, highest_cut, self_dice
+from lungfast.scored.scores import scores_of
+from lungfast.studies.ahead import PassListener
+from lungfast.studies.ensemble import Ensemble, mean_threshold
+from lungfast.studies.judged import QUALITY
+from lungfast.studies.models import FinishedRun
+from lungfast.studies.scoring import Candidate, Predictions, predictions, prepare, score
+from lungfast.studies.session import cache_facts
+from lungfast.studies.workspace import Workspace
+
+RULE = (
+    f"the largest cut that flags at most {FALSE_ALARM:.0%} of the validation images "
+    f"with F1 of {GOOD_F1:.2f} or more"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityConfig:
+    """``key``: a row of the run's table, by default the preferred one.
+
+    ``perturbed``: test images spoilt in each way, at most (0: none).
+    """
+
+    key: str | None = None
+    perturbed: int = 100
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Judged:
+    """Quality and true F1 of some masks."""
+
+    on: str
+    quality_N: Float64
+    f1_N: Float64
+
+    def row(self, cut: float) -> dict[str, Any]:
+        flags = flag_scores(self.quality_N < cut, self.f1_N)
+        return {"on": self.on} | asdict(flags) | {"f1": float(self.f1_N.mean())}
+
+
+def measure_quality(
+    run: FinishedRun,
+    workspace: Workspace,
+    config: QualityConfig,
+    *,
+    others: Mapping[str, Workspace],
+    encoder: Encoder | None,
+    memory_bytes: int,
+    listener: PassListener,
+) -> dict[str, Any]:
+    """The ``quality`` study; ``encoder`` None leaves the perturbed images out, with a note."""
+    check_cache(run, workspace)
+    for other in others.values():
+        _check_encoder(run, other)
+    study = _Study(run, workspace, config, memory_bytes, listener)
+    validation = study.own("validation", "val")
+    cut = highest_cut(validation.quality_N, validation.f1_N)
+    good_N = validation.f1_N >= GOOD_F1
+    judged = [validation, study.own("test", "test")]
+    judged += [study.elsewhere(f"transfer to {name}", other) for name, other in others.items()]
+    judged += study.perturbed(encoder)
+    return {
+        "schema": SCHEMA,
+        "study": "quality",
+        "key": study.key,
+        "prompt": study.models[0].prompt.kind,
+        "decoders": [model.key for model in run.models(study.key)],
+        "run_sha256": file_sha256(run.path / ANSWER),
+        "calibration": {
+            "threshold": cut,
+            "rule": RULE,
+            "n": len(good_N),
+            "n_good": int(good_N.sum()),
+            "false_alarm": float((validation.quality_N[good_N] < cut).mean()),
+        },
+        "rows": [one.row(cut) for one in judged],
+        "notes": study.notes,
+        "provenance": provenance(
+            str(workspace.device),
+            cache=cache_facts(workspace),
+            others={name: cache_facts(other) for name, other in others.items()},
+            config=asdict(config),
+            run=str(run.path),
+        ),
+    }
+
+
+def write_quality(run: FinishedRun, content: Mapping[str, Any]) -> Path:
+    """Put the calibration where ``predict`` looks for it."""
+    path = run.path / QUALITY
+    write_json(path, content)
+    return path
+
+
+def check_cache(run: FinishedRun, workspace: Workspace) -> None:
+    """RunError where this is not the cache that the run was trained on."""
+    _check_encoder(run, workspace)
+    if workspace.cache.fingerprint.data_sha256 != run.data_sha256:
+        raise RunError(
+            f"{run.path} was not trained on {workspace.cache.url}",
+            found="other images or masks",
+            expected=str(run.content["provenance"]["cache"]["url"]),
+        )
+
+
+def _check_encoder(run: FinishedRun, workspace: Workspace) -> None:
+    spec = workspace.cache.spec
+    found, expected = (spec.name, spec.weights_sha256), (run.encoder["name"], run.encoder["weights_sha256"])
+    if found != expected or spec.resize != run.encoder["resize"]:
+        raise RunError(
+            f"{workspace.cache.url} was made with another encoder than the cache of {run.path}",
+            found=f"{found[0]} {found[1][:12]}…, {spec.resize}",
+            expected=f"{expected[0]} {expected[1][:12]}…, {run.encoder['resize']}",
+        )
+
+
+class _Study:
+    """The decoders of one row and one seed, on the run's own cache."""
+
+    def __init__(
+        self,
+        run: FinishedRun,
+        workspace: Workspace,
+        config: QualityConfig,
+        memory_bytes: int,
+        listener: PassListener,
+    ) -> None:
+        self.key = config.key or run.preferred_key()
+        models = run.models(self.key)
+        self.models = [model for model in models if model.seed == models[0].seed]
+        self.notes: list[str] = []
+        self._run, self._workspace, self._config = run, workspace, config
+        self._memory_bytes, self._listener = memory_bytes, listener
+        self._splits: dict[str, Split] = {split.name: split for split in run.splits(workspace.cache.images)}
+
+    def own(self, on: str, part: str) -> Judged:
+        """Each fold's decoder on its own validation or test images."""
+        images_K: list[Int64] = [getattr(self._splits[model.fold], part) for model in self.models]
+        thresholds = sorted({model.threshold for model in self.models})
+        quality: dict[tuple[int, int], float] = {}
+        self._listener.phase(f"judging {part}", sum(len(images) for images in images_K))
+        logits = self._judging(self._candidates(self._workspace, images_K), quality)
+        scored = score(self._workspace, logits, images_K, thresholds, advance=self._listener.advance)
+        f1_K = [
+            one.at("f1", thresholds.index(model.threshold))
+            for one, model in zip(scored, self.models, strict=True)
+        ]
+        ordered = [quality[k, int(image)] for k, images in enumerate(images_K) for image in images]
+        return Judged(on=on, quality_N=np.array(ordered), f1_N=np.concatenate(f1_K))
+
+    def _judging(self, candidates: Sequence[Candidate], quality: dict[tuple[int, int], float]) -> Predictions:
+        """Logits of the run's own images; notes the quality of each."""
+        width = prepare(self._workspace, self._memory_bytes, len(candidates))
+        for k, image, logits_hw in predictions(self._workspace, candidates, width=width):
+            valid_hw = self._valid_hw(self._workspace, image)
+            quality[k, image] = self_dice(logits_hw, valid_hw, self.models[k].threshold)
+            yield k, image, logits_hw
+
+    def elsewhere(self, on: str, other: Workspace) -> Judged:
+        """The ensemble on another cache, without images that the run's cache has too."""
+        known = {record.content_sha256 for record in self._workspace.cache.images}
+        images = np.array(
+            [i for i, record in enumerate(other.cache.images) if record.content_sha256 not in known], np.int64
+        )
+        if not images.size:
+            raise UsageError(f"{other.cache.url} has no image that {self._workspace.cache.url} lacks")
+        self._listener.phase(on, len(images))
+        prepare(other, self._memory_bytes, len(self.models))
+        quality: dict[int, float] = {}
+        means = self._means(other, images, quality)
+        threshold = mean_threshold([model.threshold for model in self.models])
+        f1 = {image: float(scores_of(counts).f1_Q[0]) for _, image, counts in other.count(means, [threshold])}
+        order = images.tolist()
+        return Judged(
+            on=on,
+            quality_N=np.array([quality[image] for image in order]),
+            f1_N=np.array([f1[image] for image in order]),
+        )
+
+    def _means(self, other: Workspace, images: Int64, quality: dict[int, float]) -> Predictions:
+        """(0, image, mean logits), as soon as all decoders have seen an image; notes its quality."""
+        candidates = self._candidates(other, [images] * len(self.models))
+        waiting: dict[int, list[Float32]] = {}
+        # side by side, not in parts: all decoders see a batch before the next one comes
+        for _, image, logits_hw in predictions(other, candidates, width=len(candidates)):
+            seen = waiting.setdefault(image, [])
+            seen.append(logits_hw)
+            if len(seen) == len(candidates):
+                del waiting[image]
+                valid_hw = self._valid_hw(other, image)
+                judged = zip(seen, self.models, strict=True)
+                quality[image] = float(np.mean([self_dice(one, valid_hw, m.threshold) for one, m in judged]))
+                self._listener.advance()
+                yield 0, image, np.mean(seen, axis=0, dtype=np.float32)
+
+    def perturbed(self, encoder: Encoder | None) -> list[Judged]:
+        """Each fold's decoder on some of its test images, spoilt in every way."""
+        has_pixels = self._workspace.cache.has_pixels
+        if self._config.perturbed and (encoder is None or not has_pixels):
+            lacking = "the encoder's weights" if has_pixels else "previews in the cache"
+            self.notes.append(f"perturbed images were not tried: that takes {lacking}")
+            self._listener.note(self.notes[-1])
+        if encoder is None or not has_pixels or not self._config.perturbed:
+            return []
+        dtype = self._workspace.cache.feature_dtype.name
+        ensemble = Ensemble(self.models, encoder, feature_dtype=dtype, prompt=self.models[0].prompt)
+        films = self._some_films()
+        self._listener.phase("perturbed images", len(films) * len(PERTURBATIONS))
+        return [self._spoilt(change, films, ensemble) for change in PERTURBATIONS]
+
+    def _some_films(self) -> list[tuple[int, int]]:
+        """(decoder, image), evenly out of all test images."""
+        films = [(k, int(i)) for k, m in enumerate(self.models) for i in self._splits[m.fold].test]
+        step = max(1, -(-len(films) // self._config.perturbed))
+        return films[::step]
+
+    def _spoilt(self, change: Perturbation, films: Sequence[tuple[int, int]], ensemble: Ensemble) -> Judged:
+        quality_N, f1_N = [], []
+        for k, image in films:
+            image_HW, truth_HW = change.apply(*self._film(image), seed=image)
+            boxes_S4 = summarise_mask({"lungs": truth_HW}).boxes_S4
+            logits_hw = ensemble.logits([image_HW], [boxes_S4], members=[k])[0, 0]
+            frame, threshold = ensemble.frame(image_HW), self.models[k].threshold
+            valid_hw = frame.valid_hw((logits_hw.shape[0], logits_hw.shape[1]))
+            quality_N.append(self_dice(logits_hw, valid_hw, threshold))
+            counts = count_image(logits_hw, frame, pack_mask(truth_HW), threshold_edges([threshold]))
+            f1_N.append(float(scores_of(counts).f1_Q[0]))
+            self._listener.advance()
+        return Judged(on=change.name, quality_N=np.array(quality_N), f1_N=np.array(f1_N))
+
+    def _film(self, image: int) -> tuple[UInt8, Bool]:
+        """The preview without its padding, and the truth at its size."""
+        cache = self._workspace.cache
+        size = cache.frame(image).resized_size
+        truth_HW = np.asarray(area_average(cache.mask(image), size) > 0.5)
+        return cache.preview(image)[: size[0], : size[1]], truth_HW
+
+    def _candidates(self, workspace: Workspace, images_K: Sequence[Int64]) -> list[Candidate]:
+        return [m.candidate(workspace, images) for m, images in zip(self.models, images_K, strict=True)]
+
+    def _valid_hw(self, workspace: Workspace, image: int) -> Bool:
+        return workspace.cache.frame(image).valid_hw(workspace.cache.spec.low_size)
