@@ -6,6 +6,7 @@ Small multiples instead of legends: one chart has one prompt, so that no colour 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 
@@ -41,6 +42,9 @@ END = WIDTH - RIGHT
 STRIP_ROW = 38
 STRIP_LEFT = 12
 STRIP_TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
+LABEL_HEIGHT = 12
+JITTER_NAMES = 58
+JITTER_LINES = ("val", "train", "third", "fourth")
 MOST_POINTS = 160
 """Points of a drawn curve: more than the chart has pixels would only be bytes."""
 
@@ -149,23 +153,31 @@ def strips(name: str, f1: Mapping[str, Sequence[float]]) -> str:
     return svg(name, "; ".join(told), floor + BOTTOM, "".join(marks))
 
 
+def _apart(y: float, taken: Sequence[float]) -> float:
+    """The nearest height at which a name touches no other."""
+    free = (y + side * shift for shift in range(200) for side in (1, -1))
+    return next(height for height in free if all(abs(height - one) >= LABEL_HEIGHT for one in taken))
+
+
 def jitter_curve(name: str, rows: Sequence[Row]) -> str:
     """Mean F1 per image with its interval, over pixels of jitter; one line a prompt, named at its end."""
     values = [value for row in rows for value in (row["f1_image"]["ci95"] or [row["f1_image"]["mean"]])]
     most = max(row["jitter_px"] for row in rows)
-    x = Scale(low=0, high=most or 1, start=LEFT, end=END - 44)
+    x = Scale(low=0, high=most or 1, start=LEFT, end=END - JITTER_NAMES)
     y = Scale(low=min(values) - 0.005, high=max(values) + 0.005, start=FLOOR, end=TOP)
-    marks = [y_axis(y, steps(y.low, y.high, 4), END - 44, 3)]
+    marks = [y_axis(y, steps(y.low, y.high, 4), END - JITTER_NAMES, 3)]
     marks.append(
         x_axis(x, sorted({float(row["jitter_px"]) for row in rows}), FLOOR, "jitter, px of 1024", -1)
     )
     told = []
-    for prompt, cls in zip(dict.fromkeys(row["prompt"] for row in rows), ("val", "train"), strict=False):
+    ends: list[float] = []
+    for prompt, cls in zip(dict.fromkeys(row["prompt"] for row in rows), cycle(JITTER_LINES), strict=False):
         points = sorted((row["jitter_px"], row["f1_image"]) for row in rows if row["prompt"] == prompt)
         if all(image["ci95"] for _, image in points):
             low, high = ([(x(px), y(image["ci95"][i])) for px, image in points] for i in (0, 1))
             marks.append(polygon([*low, *reversed(high)], f"band {cls}"))
         marks.append(polyline([(x(px), y(image["mean"])) for px, image in points], cls))
-        marks.append(text(END - 40, y(points[-1][1]["mean"]) + 4, prompt, "label"))
+        ends.append(_apart(y(points[-1][1]["mean"]) + 4, ends))
+        marks.append(text(END - JITTER_NAMES + 4, ends[-1], prompt, "label"))
         told.append(f"{prompt} from {plain(points[0][1]['mean'])} to {plain(points[-1][1]['mean'])}")
     return svg(name, "F1 per image with boxes moved: " + "; ".join(told), HEIGHT, "".join(marks))

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from lungfast.frozen.checkpoints import OFFICIAL
+from lungfast.frozen.encoders import DecoderOrigin, decoder_origin
+from lungfast.records import EncoderSpec
 from lungfast.report.material import Content, Material
 from lungfast.report.table import MINUS, ORACLE, TIMES, listed
 
-Origin = Literal["untrained", "sam", "custom"]
 Row = Mapping[str, Any]
 STUDIES = ("cv", "train", "grid", "thresholds", "baseline", "unet", "jitter", "quality")
 PRETTY = {"vit_b": "SAM ViT-B", "vit_l": "SAM ViT-L", "vit_h": "SAM ViT-H"}
@@ -28,7 +28,7 @@ class Encoder:
     input_size: int
     grid: tuple[int, int]
     weights_sha256: str
-    origin: Origin
+    origin: DecoderOrigin
 
     @property
     def label(self) -> str:
@@ -71,19 +71,14 @@ def encoder(material: Material, set_name: str) -> Encoder | None:
                 input_size=spec["input_size"],
                 grid=(spec["grid"][0], spec["grid"][1]),
                 weights_sha256=spec["weights_sha256"],
-                origin=_origin(material, set_name, spec),
+                origin=_origin(spec),
             )
     return None
 
 
-def _origin(material: Material, set_name: str, spec: Mapping[str, Any]) -> Origin:
-    baseline = material.study(set_name, "baseline")
-    told = {row.get("decoder_origin") for row in baseline["rows"]} - {None} if baseline else set()
-    if told:
-        return told.pop()  # type: ignore[no-any-return]
-    if spec["name"] not in OFFICIAL:
-        return "untrained"
-    return "sam" if spec["weights_sha256"] in {file.sha256 for file in OFFICIAL.values()} else "custom"
+def _origin(spec: Mapping[str, Any]) -> DecoderOrigin:
+    known = ("name", "input_size", "channels", "resize", "weights_sha256")
+    return decoder_origin(EncoderSpec(grid=tuple(spec["grid"]), **{key: spec[key] for key in known}))
 
 
 def starts_untrained(material: Material, set_name: str) -> bool:

@@ -203,7 +203,7 @@ def jitter_table(material: Material) -> Table:
     rows = [
         [
             words(title(name)),
-            words(f"{row['prompt']} {ORACLE}"),
+            words(label(row)),
             count(row["jitter_px"]),
             spread(row["f1"]),
             over_images(row["f1_image"]),
@@ -255,8 +255,7 @@ def quality_table(material: Material) -> Table:
         rule = content.get("calibration")
         if rule:
             notes.append(
-                f"{title(name)}: flagged where {rule['rule']}, threshold {rule['threshold']:.4g}, set on "
-                f"{rule['n']} validation images."
+                f"{title(name)}: flagged below {rule['threshold']:.4g}, {rule['rule']} (n = {rule['n']})."
             )
         for row in content.get("rows", ()):
             cells = [words(title(name)), words(row["on"]), count(row["n"]), count(row["n_bad"])]

@@ -50,7 +50,7 @@ def _best(material: Material) -> str:
         told = f"{title(name)} {mean_std(f1['mean'], f1['std'])} from {label(row)}"
         theirs = paper.figure("V", name, prompt="points")
         if theirs and not material.is_generated(name):
-            told += f" (the paper's best, points: {mean_std(theirs.mean, theirs.std)})"
+            told += f" (paper, points: {mean_std(theirs.mean, theirs.std)})"
         parts.append(told)
     return (
         f"Best F1 without the ground truth: {listed(parts)}." if parts else "No F1 was measured over folds."
@@ -61,6 +61,7 @@ def _against(material: Material) -> str:
     parts = []
     for name in material.sets:
         unet = [one for one in comparing.of_set(material, name) if one["family"] == "unet"]
+        unet.sort(key=lambda one: not str(one["a"]).startswith("points"))
         parts += [f"{title(name)}, {_short(one)}" for one in unet[:1]]
     parts += [_short(one) for one in (material.transfer or {}).get("comparisons") or ()]
     if not parts:
@@ -102,11 +103,11 @@ def _caution(material: Material) -> str:
         )
     if all(one.origin == "sam" for one in encoders) and encoders:
         return (
-            "The encoder is SAM's; the paper does not say which variant, nor how it averages, so differences to "
-            "it are not like for like."
+            "The encoder is SAM's; the paper does not say which variant, nor how it averages, so differences "
+            "to it are not like for like."
         )
     names = listed(list(dict.fromkeys(one.label for one in encoders))) or "The encoder"
     return (
-        f"{names} is not SAM: beside the paper's figures stand those of another model, under a protocol whose "
-        "folds are by patient and whose thresholds and epochs are chosen on validation images alone."
+        f"{names} is not SAM: beside the paper's figures stand those of another model, under a protocol "
+        "whose folds are by patient and whose thresholds and epochs are chosen on validation images alone."
     )

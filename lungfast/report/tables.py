@@ -146,7 +146,7 @@ def _unet_notes(material: Material, names: list[str]) -> list[str]:
         model = finished(content)[0].get("model") or {}
         if model:
             notes.append(
-                f"{title(name)}, U-Net: MONAI's, size “{model['name']}”, {model['parameters'] / 1e6:.2f} "
+                f"{title(name)}, {model['name']}, {model['parameters'] / 1e6:.2f} "
                 f"million parameters, {model['size']} px, {model['epochs']} epochs, lr {model['lr']:g}."
             )
         paired = [one for one in comparing.of_set(material, name) if one["family"] == "unet"]

@@ -59,7 +59,7 @@ def _study_curves(content: Content) -> list[Curve]:
     return [
         Curve(
             label=label(row),
-            prompt=row["prompt"],
+            prompt=row["prompt"].split(",")[0],
             study="thresholds",
             thresholds=row["thresholds"],
             lines={name: row[name] for name in ("val_f1", "val_iou", "test_f1", "test_iou") if row.get(name)},

@@ -78,6 +78,13 @@ def _cells(material: Material, row: Row, number: str) -> list[Cell]:
     ]
 
 
+def _shared(content: Content) -> str:
+    """Images that are in both sets; look-alikes are not known of a cache without previews."""
+    near = content.get("near_duplicates")
+    alike = "those that look alike were not searched for" if near is None else f"{len(near)} alike, kept"
+    return f"In both sets: {len(content.get('duplicates') or ())} same images, left out; {alike}."
+
+
 def _notes(material: Material, content: Content, tested: str) -> list[str]:
     paired = [one for one in content.get("comparisons") or () if tested in str(one["b"])]
     notes = [f"Paired on the same images: {comparing.sentence(one)}." for one in paired]
@@ -85,8 +92,7 @@ def _notes(material: Material, content: Content, tested: str) -> list[str]:
         "Decoder, points, threshold and hyperparameters are those of the training set. “Same fold”: "
         "the decoder of fold i on the test images of fold i, so that both rows meet the same images."
     )
-    duplicates, near = content.get("duplicates") or (), content.get("near_duplicates") or ()
-    notes.append(f"In both sets: {len(duplicates)} same images, left out; {len(near)} alike, kept.")
+    notes.append(_shared(content))
     encoders = [facts.encoder(material, name) for name in material.sets]
     notes += dict.fromkeys(f"Encoder: {one.sentence}" for one in encoders if one)
     if tested in material.sets and material.is_generated(tested):
