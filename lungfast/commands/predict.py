@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lungfast.commands.options import PROMPTS
+
+if TYPE_CHECKING:
+    from lungfast.commands.screen import Screen
 
 SHOWN = 10
 """Names listed on the terminal; predictions.csv has all."""
@@ -66,15 +69,20 @@ def command(run: Path, images: tuple[Path, ...], device: str, **options: Any) ->
         sys.exit(1)
 
 
-def report(content: Mapping[str, Any], screen: Any) -> None:
+def report(content: Mapping[str, Any], screen: Screen) -> None:
     """How many, which to look at, which were skipped."""
     flagged = [row for row in content["rows"] if row["flag"]]
-    screen.note(f"{len(content['rows'])} images segmented, {len(flagged)} to look at")
+    screen.note(f"{_images(len(content['rows']))} segmented, {len(flagged)} to look at")
     for row in flagged[:SHOWN]:
         screen.note(f"  {row['image']}: {row['note']}")
     if len(flagged) > SHOWN:
         screen.note(f"  … and {len(flagged) - SHOWN} more")
-    if content["skipped"]:
-        screen.note(f"{len(content['skipped'])} images were skipped:")
-        for line in content["skipped"]:
+    skipped = content["skipped"]
+    if skipped:
+        screen.note(f"{_images(len(skipped))} {'was' if len(skipped) == 1 else 'were'} skipped:")
+        for line in skipped:
             screen.note(f"  {line}")
+
+
+def _images(n: int) -> str:
+    return f"{n} image{'s' * (n != 1)}"

@@ -60,8 +60,8 @@ def polygons(frame: Frame, logits_hw: Float32, threshold: float) -> list[dict[st
         points_N2 = np.clip(line_N2, 0, (width, height))
         area = _signed_area(points_N2)
         if abs(area) >= _LEAST_AREA:
-            # contourpy keeps the higher side on the left: with y downwards an outline's area is negative
-            found.append({"hole": area > 0, "points": points_N2.round(2).tolist()})
+            # contourpy keeps the higher side on the left, so that only a hole's area is negative
+            found.append({"hole": area < 0, "points": points_N2.round(2).tolist()})
     return found
 
 

@@ -237,8 +237,8 @@ class _Study:
     def _some_films(self) -> list[tuple[int, int]]:
         """(decoder, image), evenly out of all test images."""
         films = [(k, int(i)) for k, m in enumerate(self.models) for i in self._splits[m.fold].test]
-        step = max(1, -(-len(films) // self._config.perturbed))
-        return films[::step]
+        n = min(len(films), self._config.perturbed)
+        return [films[i] for i in np.linspace(0, len(films) - 1, n).round().astype(int)]
 
     def _spoilt(self, change: Perturbation, films: Sequence[tuple[int, int]], ensemble: Ensemble) -> Judged:
         quality_N, f1_N = [], []

@@ -1,4 +1,4 @@
-"""Which lung is which: two components, lungs that touch, one alone, none; the patient's right is on the left."""
+"""Which lung is which: two components, lungs that touch, one alone, none; right is on the image's left."""
 
 from __future__ import annotations
 

@@ -1,0 +1,74 @@
+"""predict and quality through click's runner: what they write, what they say, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from lungfast.commands.predict import command as predict
+from lungfast.commands.quality import command as quality
+from lungfast.commands.quality import name_of, table
+from lungfast.errors import LungfastError
+
+
+def call(command: object, *args: object) -> Result:
+    return CliRunner().invoke(command, [str(arg) for arg in args])  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def images(phantoms: Path, tmp_path: Path) -> Path:
+    """Two films with a damaged file between them."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, film in zip("ac", sorted((phantoms / "MontgomerySet" / "CXR_png").iterdir()), strict=False):
+        shutil.copy(film, folder / f"{name}.png")
+    (folder / "b.png").write_bytes(b"no image")
+    return folder
+
+
+def test_a_bad_file_stops_nothing_but_tells(trained_run: Path, images: Path, tmp_path: Path) -> None:
+    result = call(predict, trained_run, images, "-o", tmp_path / "out")
+    assert result.exit_code == 1, result.output
+    assert "2 images segmented" in result.stderr
+    assert "1 image was skipped" in result.stderr
+    assert "b.png" in result.stderr
+    assert sorted(path.name for path in (tmp_path / "out" / "masks").iterdir()) == ["a.png", "c.png"]
+    assert len((tmp_path / "out" / "predictions.csv").read_text().splitlines()) == 3
+    again = call(predict, trained_run, images, "-o", tmp_path / "out")
+    assert isinstance(again.exception, LungfastError)
+    assert "--resume or --overwrite" in str(again.exception)
+
+
+def test_all_is_well(trained_run: Path, images: Path, tmp_path: Path) -> None:
+    result = call(predict, trained_run, images / "a.png", "-o", tmp_path / "out", "--decoder", "points")
+    assert result.exit_code == 0, result.output
+    assert "1 image segmented" in result.stderr
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["study"] == "predict"
+
+
+def test_nothing_to_do(trained_run: Path, tmp_path: Path) -> None:
+    assert call(predict, trained_run, "-o", tmp_path / "out").exit_code == 2
+    (tmp_path / "empty").mkdir()
+    result = call(predict, trained_run, tmp_path / "empty", "-o", tmp_path / "out")
+    assert isinstance(result.exception, LungfastError)
+    assert result.exception.exit_code == 2
+
+
+def test_quality_without_a_good_image_is_one_line(trained_run: Path, nano_cache: str) -> None:
+    result = call(quality, trained_run, nano_cache, "--perturbed", "0", "--memory", "4GB")
+    assert isinstance(result.exception, LungfastError)
+    assert "cannot be calibrated" in str(result.exception)
+    assert not (trained_run / "quality.json").exists()
+
+
+def test_the_table_of_the_flag() -> None:
+    share = {"value": 0.5, "ci95": [0.25, 0.75]}
+    row = {"on": "test", "n": 30, "f1": 0.95, "n_bad": 2, "n_flagged": 2, "note": "too few"}
+    grid = table({"key": "points", "rows": [row | {"recall": share, "precision": None}]})
+    cells = [next(iter(column.cells)) for column in grid.columns]
+    assert cells == ["test", "30", "0.950", "2", "2", "0.50 [0.25 to 0.75]", "-", "too few"]
+    assert name_of("/somewhere/s.zarr/") == "s"

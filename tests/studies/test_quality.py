@@ -1,0 +1,114 @@
+"""The quality study on phantoms: what it calibrates, what it is tried on, and that predict uses it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+import lungfast.scored.quality
+import lungfast.studies.quality
+from lungfast.commands import main
+from lungfast.data.perturbations import PERTURBATIONS
+from lungfast.errors import LungfastError, RunError
+from lungfast.studies.ensemble import run_encoder
+from lungfast.studies.models import FinishedRun
+from lungfast.studies.predict import Request, predict
+from lungfast.studies.quality import QualityConfig, measure_quality, write_quality
+from lungfast.studies.session import Quiet
+from lungfast.studies.workspace import Workspace
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def other_cache(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    url = str(tmp_path_factory.mktemp("caches") / "s.zarr")
+    shenzhen = phantoms / "ChinaSet_AllFiles"
+    result = CliRunner().invoke(main, ["embed", "shenzhen", str(shenzhen), "-o", url])
+    assert result.exit_code == 0, result.output
+    return url
+
+
+def measured(run: Path, cache: str, config: QualityConfig, **others: str) -> dict[str, Any]:
+    finished = FinishedRun.open(run)
+    return measure_quality(
+        finished,
+        Workspace(cache, device=CPU),
+        config,
+        others={name: Workspace(url, device=CPU) for name, url in others.items()},
+        encoder=run_encoder(finished, None, device=CPU) if config.perturbed else None,
+        memory_bytes=4 << 30,
+        listener=Quiet(),
+    )
+
+
+@pytest.fixture
+def low_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoders of one epoch have no mask of F1 .90."""
+    monkeypatch.setattr(lungfast.scored.quality, "GOOD_F1", 0.2)
+    monkeypatch.setattr(lungfast.studies.quality, "GOOD_F1", 0.2)
+
+
+@pytest.mark.usefixtures("low_bar")
+def test_the_flag_is_calibrated_tried_and_used(
+    trained_run: Path, nano_cache: str, other_cache: str, phantoms: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    content = measured(run, nano_cache, QualityConfig(perturbed=2), s=other_cache)
+    rows = {row["on"]: row for row in content["rows"]}
+    assert list(rows) == ["validation", "test", "transfer to s", *(one.name for one in PERTURBATIONS)]
+    assert [rows[on]["n"] for on in ("validation", "test", "transfer to s", "inverted")] == [15, 15, 5, 2]
+    for row in rows.values():
+        assert {"n_bad", "n_flagged", "recall", "precision", "note"} <= set(row)
+        assert row["note"] == "too few"
+    calibration = content["calibration"]
+    assert {"threshold", "rule", "n", "false_alarm"} <= set(calibration)
+    assert calibration["false_alarm"] <= 0.05
+    assert calibration["n"] == 15
+    tested = json.loads((run / "results.json").read_text())["rows"][0]
+    assert rows["test"]["f1"] == pytest.approx(tested["f1_image"]["mean"])
+    write_quality(FinishedRun.open(run), content)
+    images = tuple(sorted((phantoms / "MontgomerySet" / "CXR_png").iterdir())[:2])
+    out = predict(Request(run=run, images=images, output=tmp_path / "a"), device=CPU, listener=Quiet())
+    assert out["notes"] == []
+    for row in out["rows"]:
+        assert ("low quality" in row["note"]) == (row["quality"] < calibration["threshold"])
+    boxed = Request(run=run, images=images, output=tmp_path / "b", decoder="box", prompt="box-auto")
+    notes = predict(boxed, device=CPU, listener=Quiet())["notes"]
+    assert "not calibrated for these decoders" in notes[1]
+
+
+@pytest.mark.usefixtures("low_bar")
+def test_what_is_left_out_is_said(trained_run: Path, nano_cache: str) -> None:
+    finished = FinishedRun.open(trained_run)
+    listener = Quiet()
+    content = measure_quality(
+        finished,
+        Workspace(nano_cache, device=CPU),
+        QualityConfig(key="box"),
+        others={},
+        encoder=None,
+        memory_bytes=4 << 30,
+        listener=listener,
+    )
+    assert [row["on"] for row in content["rows"]] == ["validation", "test"]
+    assert content["prompt"] == "box"
+    assert "weights" in content["notes"][0]
+    assert listener.notes == content["notes"]
+
+
+def test_what_is_refused(
+    trained_run: Path, nano_cache: str, other_cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RunError, match="was not trained on"):
+        measured(trained_run, other_cache, QualityConfig(perturbed=0))
+    monkeypatch.setattr(lungfast.scored.quality, "GOOD_F1", np.inf)
+    with pytest.raises(LungfastError, match="cannot be calibrated"):
+        measured(trained_run, nano_cache, QualityConfig(perturbed=0))
