@@ -90,6 +90,12 @@ class RunFolder:
         self.write(ANSWER, content)
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
+    def remove_parts(self, names: Iterable[str]) -> None:
+        """Runs of earlier studies inside this one's folder, for a new start."""
+        for name in names:
+            for question in list((self.path / name).rglob(QUESTION)):
+                shutil.rmtree(question.parent)
+
     # --- decoders and checkpoints ---
 
     def decoder_path(self, key: str) -> Path:

@@ -14,8 +14,18 @@ from lungfast.errors import LungfastError
 
 COMMANDS = {
     "embed": "Encode a dataset once with the frozen image encoder, into a cache.",
+    "baseline": "Score the model before fine-tuning, on the test images of every fold.",
     "grid": "Train every learning rate x weight decay at once; choose on validation.",
+    "train": "Learning curves: losses by epoch, and where they stop improving.",
     "cv": "Cross-validate: all folds at once.",
+    "thresholds": "F1 over thresholds: chosen on validation, applied to test.",
+    "transfer": "Test the decoders of one set on another, both ways.",
+    "jitter": "F1 against the perturbation of box prompts.",
+    "unet": "Train and test a U-Net on the very same folds.",
+    "reproduce": "Every table and figure of the paper, and the report.",
+    "report": "Write the report of finished studies again.",
+    "quality": "Calibrate the quality flag that predict raises, and measure it.",
+    "predict": "Segment X-rays with a trained run.",
     "export": "Put a trained decoder back into a full SAM checkpoint.",
     "cache": "Look at a cache, or carry it as one HDF5 file.",
     "phantom": "Generate chest X-rays with lung masks, in the official layouts.",
@@ -25,7 +35,7 @@ COMMANDS = {
 
 INTERRUPTED = (
     "interrupted; embed goes on when the same command is given again, "
-    "grid and cv go on from their last checkpoint with --resume"
+    "studies go on from their last checkpoint with --resume"
 )
 
 
@@ -80,5 +90,5 @@ def main() -> None:
     """Adapt the Segment Anything Model to lung segmentation in chest X-rays, in minutes.
 
     The image encoder runs once per image (embed); after that, many small mask decoders train on the cached
-    embeddings at once (grid, cv).
+    embeddings at once. `reproduce` runs a whole paper on them.
     """

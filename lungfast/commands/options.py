@@ -144,10 +144,33 @@ mask_options = compose(
     ),
 )
 
+resume = click.option("--resume", is_flag=True, help="Go on with an unfinished run of the same settings.")
+overwrite = click.option("--overwrite", is_flag=True, help="Replace the run at -o.")
+device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
+memory = click.option(
+    "--memory",
+    default="auto",
+    show_default=True,
+    help="Memory bound, such as 8GB; auto: half of what is free.",
+)
+splitting = compose(
+    click.option(
+        "--split-seed", type=click.IntRange(0), default=0, show_default=True, help="Who is in which fold."
+    ),
+    click.option(
+        "--folds",
+        type=click.IntRange(3),
+        default=5,
+        show_default=True,
+        help="Parts of the data: one tests, one validates, the rest trains (5: 60/20/20).",
+    ),
+)
+scoring_options = compose(output, resume, overwrite, device, memory)
+
 run_options = compose(
     output,
-    click.option("--resume", is_flag=True, help="Go on with an unfinished run of the same settings."),
-    click.option("--overwrite", is_flag=True, help="Replace the run at -o."),
+    resume,
+    overwrite,
     click.option(
         "--save-logits", is_flag=True, help="Keep the scored logits in logits.h5, for rescanning thresholds."
     ),
@@ -194,16 +217,7 @@ training_options = compose(
     click.option(
         "--seed", type=click.IntRange(0), default=0, show_default=True, help="Row order and jitter."
     ),
-    click.option(
-        "--split-seed", type=click.IntRange(0), default=0, show_default=True, help="Who is in which fold."
-    ),
-    click.option(
-        "--folds",
-        type=click.IntRange(3),
-        default=5,
-        show_default=True,
-        help="Parts of the data: one tests, one validates, the rest trains (5: 60/20/20).",
-    ),
+    splitting,
     click.option(
         "--thresholds",
         type=click.Choice(["fine", "paper"]),
@@ -211,7 +225,7 @@ training_options = compose(
         show_default=True,
         help="Scanned on validation images: 0.05 to 0.95 by 0.01, or 0.50 to 0.70 by 0.05.",
     ),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …"),
+    device,
     click.option(
         "--precision",
         type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
@@ -227,12 +241,7 @@ training_options = compose(
         show_default=True,
         help="torch.compile; auto: on a GPU (a CPU has kernels of its own that are as fast).",
     ),
-    click.option(
-        "--memory",
-        default="auto",
-        show_default=True,
-        help="Memory bound, such as 8GB; auto: half of what is free.",
-    ),
+    memory,
 )
 
 prompt_options = compose(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,9 @@ from lungfast.errors import UsageError
 
 if TYPE_CHECKING:
     from lungfast.frozen.prompts import PromptConfig
-    from lungfast.studies.fitting import Settings
-    from lungfast.studies.session import Body
+    from lungfast.studies.fitting import Listener, Settings
+    from lungfast.studies.session import Body, Request, ScoreBody
+    from lungfast.studies.workspace import Workspace
 
 
 def settings_from(options: Mapping[str, Any]) -> Settings:
@@ -58,24 +59,55 @@ def seeds_from(options: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(range(options["seed"], options["seed"] + options["seeds"]))
 
 
-def run(study: str, cache: str, config: Any, options: Mapping[str, Any], body: Body) -> dict[str, Any]:
-    """Open the cache and run the study under the live screen."""
-    from lungfast.commands.screen import Screen
-    from lungfast.compute import resolve_device
-    from lungfast.studies.session import Request, run_study
-    from lungfast.studies.workspace import Workspace
+def request_from(study: str, config: Any, options: Mapping[str, Any]) -> Request:
+    """What is asked for; options without epochs are those of a study that trains nothing."""
+    from lungfast.compute import parse_memory
+    from lungfast.studies.session import Request, ScoreSettings
 
-    request = Request(
+    trains = "epochs" in options
+    return Request(
         study=study,
         config=config,
-        settings=settings_from(options),
+        settings=settings_from(options)
+        if trains
+        else ScoreSettings(memory_bytes=parse_memory(options["memory"])),
         output=options["output"],
         resume=options["resume"],
         overwrite=options["overwrite"],
     )
+
+
+def run(study: str, cache: str, config: Any, options: Mapping[str, Any], body: Body) -> dict[str, Any]:
+    """Open the cache and run a study that trains, under the live screen."""
+    from lungfast.commands.screen import Screen
+    from lungfast.compute import resolve_device
+    from lungfast.studies.session import run_study
+    from lungfast.studies.workspace import Workspace
+
+    request = request_from(study, config, options)
     workspace = Workspace(cache, device=resolve_device(options["device"]))
     with Screen() as screen:
         return run_study(request, workspace, body, screen)
+
+
+def run_scoring(
+    study: str,
+    cache: str,
+    config: Any,
+    options: Mapping[str, Any],
+    body_of: Callable[[Workspace, int, Listener], ScoreBody],
+) -> dict[str, Any]:
+    """The same for a study that trains nothing; ``body_of`` takes the cache, the memory bound, the screen."""
+    from lungfast.commands.screen import Screen
+    from lungfast.compute import resolve_device
+    from lungfast.studies import session
+    from lungfast.studies.workspace import Workspace
+
+    request = request_from(study, config, options)
+    workspace = Workspace(cache, device=resolve_device(options["device"]))
+    with Screen() as screen:
+        body = body_of(workspace, request.settings.memory_bytes, screen)
+        return session.run_scoring(request, workspace, body)
 
 
 def report_where(output: Path) -> str:

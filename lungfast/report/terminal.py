@@ -11,6 +11,9 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from lungfast.report.paper import figure
+from lungfast.scored.scores import PAPER_THRESHOLDS
+
 BEST, ORACLE = "★", "†"
 ORACLE_NOTE = f"{ORACLE} its box is taken from the ground truth, which is not there in use"
 Row = Mapping[str, Any]
@@ -61,7 +64,7 @@ def cv_table(content: Row) -> Table:
     for row in rows:
         table.add_row(
             BEST if row is best else "",
-            row["prompt"] + (f" {ORACLE}" if row["needs_ground_truth"] else ""),
+            row["key"] + (f" {ORACLE}" if row["needs_ground_truth"] else ""),
             *(_spread(row[name]) for name in ("f1", "iou")),
             *(_cell(row[name] and row[name]["mean"]) for name in ("precision", "recall")),
             style="bold" if row is best else "",
@@ -77,7 +80,7 @@ def fold_table(row: Row) -> Table:
     """What one prompt's folds chose and scored."""
     varying, constant = _settings(row["per_fold"])
     names = ["fold", *varying, "epoch", "thr", "val F1", "test F1", "test IoU", "n"]
-    table = _table(f"{row['prompt']}, fold by fold", names)
+    table = _table(f"{row['key']}, fold by fold", names)
     for fold in row["per_fold"]:
         table.add_row(
             fold["fold"],
@@ -90,6 +93,102 @@ def fold_table(row: Row) -> Table:
             str(fold["n_test"]),
         )
     table.caption = constant.removeprefix(", ")
+    return table
+
+
+def curve_table(content: Row) -> Table:
+    """One line per learning curve: where it was lowest, and where it had settled within 1 %."""
+    rows = content["rows"]
+    varying, constant = _settings(rows)
+    names = ["prompt", *varying, "seed", "lowest at", "settled at", "val F1", "test F1", "status"]
+    table = _table("learning curves, by validation loss", names)
+    for row in rows:
+        table.add_row(
+            row["prompt"] + (f" {ORACLE}" if row["needs_ground_truth"] else ""),
+            *(SETTINGS[name](row) for name in varying),
+            str(row["seed"]),
+            *("-" if row[name] is None else f"epoch {row[name]}" for name in ("last_improvement", "settled")),
+            _cell(row["val_f1"]),
+            _cell(row["test"] and row["test"]["f1"]),
+            row["status"],
+        )
+    table.caption = constant.removeprefix(", ")
+    return table
+
+
+def threshold_table(content: Row) -> Table:
+    """The paper's five thresholds and the best of all, on validation images; then its test score."""
+    names = ["prompt", *(f"{t:.2f}" for t in PAPER_THRESHOLDS), "best", "at", "test F1"]
+    table = _table("validation F1 by threshold", names)
+    for row in content["rows"]:
+        at = [_nearest(row["thresholds"], t) for t in PAPER_THRESHOLDS]
+        table.add_row(
+            row["key"] + (f" {ORACLE}" if row["needs_ground_truth"] else ""),
+            *(_cell(row["val_f1"][q] if q is not None else None) for q in at),
+            _cell(row["chosen"]["val_f1"]),
+            _cell(row["chosen"]["threshold"], 2),
+            _cell(row["test"]["f1"]),
+        )
+    if any(row["needs_ground_truth"] for row in content["rows"]):
+        table.caption = ORACLE_NOTE
+    return table
+
+
+def _nearest(scan: Sequence[float], threshold: float) -> int | None:
+    found = [q for q, value in enumerate(scan) if abs(value - threshold) < 1e-9]
+    return found[0] if found else None
+
+
+def transfer_table(content: Row) -> Table:
+    """One line per direction and scope; the paired differences in the caption."""
+    table = _table(
+        "transfer, mean ± std over the folds of the set that trained",
+        ["train", "test", "on", "F1", "IoU", "n"],
+    )
+    for row in content["rows"]:
+        table.add_row(
+            row["train"],
+            row["test"],
+            row["scope"],
+            *(_spread(row[name]) for name in ("f1", "iou")),
+            str(row["f1_image"]["n"]),
+        )
+    lines = [
+        f"{one['name']}: {one['difference']:+.4f}, p {one['p_holm']:.2g}" for one in content["comparisons"]
+    ]
+    dropped, alike = len(content["duplicates"]), content["near_duplicates"]
+    lines.append(f"{dropped} images with the same pixels in both sets were dropped")
+    lines.append("look-alikes: no previews to compare" if alike is None else f"look-alikes: {len(alike)}")
+    table.caption = "\n".join(lines)
+    return table
+
+
+def jitter_table(content: Row) -> Table:
+    """F1 of every prompt by the perturbation of its box."""
+    table = _table("F1 with perturbed boxes, mean ± std over folds", ["prompt", "± px", "F1", "IoU"])
+    for row in content["rows"]:
+        table.add_row(
+            row["key"] + (f" {ORACLE}" if row["needs_ground_truth"] else ""),
+            str(row["jitter_px"]),
+            *(_spread(row[name]) for name in ("f1", "iou")),
+        )
+    table.caption = ORACLE_NOTE
+    return table
+
+
+def reproduction_table(content: Row) -> Table:
+    """One line per set and prompt, the paper's figure beside ours where it has one."""
+    table = _table("five folds, mean ± std", ["set", "prompt", "F1", "IoU", "the paper's F1"])
+    for row in content["rows"]:
+        theirs = figure("V", row["set"], prompt=row["key"])
+        table.add_row(
+            row["set"],
+            row["key"] + (f" {ORACLE}" if row["needs_ground_truth"] else ""),
+            *(_spread(row[name]) for name in ("f1", "iou")),
+            f"{theirs.mean:.3f} ± {theirs.std:.3f}" if theirs else "-",
+        )
+    if any(row["needs_ground_truth"] for row in content["rows"]):
+        table.caption = ORACLE_NOTE
     return table
 
 
@@ -122,6 +221,6 @@ def _spread(summary: Row | None) -> str:
 def _per_image(row: Row) -> str:
     f1 = row["f1_image"]
     if f1 is None:
-        return f"{row['prompt']}: no result, a fold has no decoder that did not diverge"
+        return f"{row['key']}: no result, a fold has no decoder that did not diverge"
     interval = "" if f1["ci95"] is None else f" [95 % {f1['ci95'][0]:.4f} to {f1['ci95'][1]:.4f}]"
-    return f"{row['prompt']}: F1 per image {f1['mean']:.4f}{interval}, n = {f1['n']}"
+    return f"{row['key']}: F1 per image {f1['mean']:.4f}{interval}, n = {f1['n']}"

@@ -18,8 +18,8 @@ from lungfast.records import Bool, UInt8
 SIDE, LOW = 64, 16
 """The preview shrunk to 64x64, and its 16x16 lowest frequencies: 255 bits without the mean."""
 CLOSEST = 32
-"""Bits that may differ, an eighth. On 138 and 566 X-rays, copies through JPEG at half size differed by up to 4
-bits, with gamma 0.7 by 20, shifted by 1 % by 32; the closest two of different sets by 66."""
+"""Bits that may differ, an eighth. On 138 and 566 X-rays, copies through JPEG at half size differed by 4 bits
+at most, with gamma 0.7 by 20, shifted by 1 % by 32; the closest two of different sets by 66."""
 
 
 def look_alikes(a: EmbeddingCache, b: EmbeddingCache) -> list[dict[str, Any]] | None:

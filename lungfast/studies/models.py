@@ -97,6 +97,11 @@ class FinishedRun:
         """The hash of its cache's pixels and masks."""
         return str(self.content["provenance"]["cache"]["fingerprint"]["data_sha256"])
 
+    @property
+    def cache_url(self) -> str:
+        """Where its cache was."""
+        return str(self.content["provenance"]["cache"]["url"])
+
     def check_cache(self, workspace: Workspace) -> None:
         """RunError where the run was made from other pixels, masks or embeddings than this cache's."""
         made, found = self.content["provenance"]["cache"]["fingerprint"], workspace.cache.fingerprint

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from lungfast.compute import resolve_precision
 from lungfast.data.splits import make_folds
@@ -19,16 +19,6 @@ from lungfast.scored.scores import DEFAULT_EMPTY
 from lungfast.studies.fitting import Listener, Settings
 from lungfast.studies.protocol import Study
 from lungfast.studies.workspace import Workspace, stack_width
-
-
-class FoldedConfig(Protocol):
-    """What the configuration of a study that folds its cache has."""
-
-    @property
-    def folds(self) -> int: ...
-
-    @property
-    def split_seed(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)

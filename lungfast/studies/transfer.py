@@ -46,13 +46,15 @@ class Site:
     name: str
     workspace: Workspace
     run: FinishedRun
+    key: str
+    """The row of the run's table whose decoders travel."""
 
     @property
     def images(self) -> tuple[ImageRecord, ...]:
         return self.workspace.cache.images
 
     def models(self) -> tuple[Model, ...]:
-        return self.run.models()
+        return self.run.models(self.key)
 
     def test_images(self) -> dict[str, Int64]:
         """By the name of the fold."""
@@ -61,16 +63,19 @@ class Site:
 
 @dataclass(frozen=True, kw_only=True)
 class TransferConfig:
-    """Which runs meet, by name and by the hash of their results."""
+    """Which sets meet, in which row of their runs: runs that were there, or trained by ``training``."""
 
     sites: tuple[str, str]
-    results_sha256: tuple[str, str]
+    key: str
+    results_sha256: tuple[str, ...] = ()
+    training: Any = None
     seed: int = 0
 
 
 def transfer(config: TransferConfig, a: Site, b: Site, memory_bytes: int, listener: Listener) -> ScoreBody:
     """The body of the study. CacheError for caches of different encoders, UsageError for other folds."""
-    _check(a, b)
+    check_encoders(a.workspace, b.workspace)
+    _check_folds(a, b)
 
     def body(run: RunFolder, made_with: dict[str, Any]) -> dict[str, Any]:
         same = _same_pixels(a, b)
@@ -97,8 +102,9 @@ def transfer(config: TransferConfig, a: Site, b: Site, memory_bytes: int, listen
     return body
 
 
-def _check(a: Site, b: Site) -> None:
-    ours, theirs = a.workspace.cache.spec, b.workspace.cache.spec
+def check_encoders(a: Workspace, b: Workspace) -> None:
+    """CacheError where the embeddings of two caches cannot meet the same decoder."""
+    ours, theirs = a.cache.spec, b.cache.spec
     if ours != theirs:
         raise CacheError(
             "the two caches come from different encoders",
@@ -106,6 +112,9 @@ def _check(a: Site, b: Site) -> None:
             expected="the same weights, input size and resize rule",
             fix="embed both sets with the same encoder",
         )
+
+
+def _check_folds(a: Site, b: Site) -> None:
     folds = [len(site.test_images()) for site in (a, b)]
     if folds[0] != folds[1]:
         raise UsageError(

@@ -1,0 +1,48 @@
+"""``lungfast baseline``: the model before fine-tuning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lungfast.commands import options as opt
+
+
+@click.command(
+    "baseline",
+    epilog="Example: lungfast baseline m.zarr --prompt points,box,both --multimask -o runs/baseline",
+)
+@click.argument("cache")
+@opt.prompts(",".join(opt.PROMPTS))
+@click.option(
+    "--multimask", is_flag=True, help="Also the best of SAM's three masks, by the IoU that it predicts."
+)
+@opt.splitting
+@opt.prompt_options
+@opt.scoring_options
+def command(cache: str, output: Path, *, multimask: bool, **options: Any) -> None:
+    """Score CACHE's initial decoder on the test images of every fold: mask token 0, threshold 0.5.
+
+    Nothing is trained or chosen. Points and automatic boxes come from each fold's own training images.
+    """
+    from lungfast.commands.screen import plain_or_terminal
+    from lungfast.commands.study import prompts_from, run_scoring
+    from lungfast.report.terminal import cv_table
+    from lungfast.studies.baseline import BaselineConfig, baseline
+
+    config = BaselineConfig(
+        prompts=prompts_from(options["prompts"], options),
+        multimask=multimask,
+        folds=options["folds"],
+        split_seed=options["split_seed"],
+    )
+    content = run_scoring(
+        "baseline", cache, config, options | {"output": output}, lambda *given: baseline(config, *given)
+    )
+    console = plain_or_terminal()
+    console.print(cv_table(content))
+    if content["rows"][0]["decoder_origin"] == "untrained":
+        console.print("the decoder is untrained: these figures are chance level, not SAM's", soft_wrap=True)
+    console.print(f"results: {output}/results.json", soft_wrap=True)

@@ -1,0 +1,122 @@
+"""``lungfast transfer``: the decoders of one set on another, both ways."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lungfast.commands import options as opt
+from lungfast.errors import UsageError
+
+if TYPE_CHECKING:
+    from lungfast.runs import RunFolder
+    from lungfast.studies.cv import CvConfig
+    from lungfast.studies.fitting import Listener
+    from lungfast.studies.models import FinishedRun
+    from lungfast.studies.workspace import Workspace
+
+
+@click.command(
+    "transfer",
+    epilog="Examples: lungfast transfer m.zarr s.zarr --epochs 60 -o runs/transfer; "
+    "lungfast transfer m.zarr s.zarr --runs runs/cv-m runs/cv-s -o runs/transfer",
+)
+@click.argument("a")
+@click.argument("b")
+@click.option(
+    "--runs",
+    nargs=2,
+    type=click.Path(path_type=Path),
+    help="Finished cv runs of A and of B, instead of training them now.",
+)
+@opt.candidates(lr="1e-3", wd="0")
+@click.option("--prompt", type=click.Choice(opt.PROMPTS), default="points", show_default=True)
+@opt.training_options
+@opt.seeds
+@opt.prompt_options
+@opt.run_options
+def command(a: str, b: str, runs: tuple[Path, Path] | None, prompt: str, **options: Any) -> None:
+    """Train the folds of caches A and B, and test each set's decoders on the other set, unchanged.
+
+    Threshold, points and hyperparameters are those of the set that trained. Images with the same pixels in
+    both sets are dropped. A and B must come from the same encoder.
+    """
+    from lungfast.commands.screen import Screen, plain_or_terminal
+    from lungfast.commands.study import request_from
+    from lungfast.compute import resolve_device
+    from lungfast.report.terminal import transfer_table
+    from lungfast.studies.models import FinishedRun
+    from lungfast.studies.rescoring import identity
+    from lungfast.studies.session import run_scoring
+    from lungfast.studies.transfer import Site, TransferConfig, check_encoders, transfer
+    from lungfast.studies.workspace import Workspace
+
+    device, names = resolve_device(options["device"]), site_names(a, b)
+    workspaces = [Workspace(url, device=device) for url in (a, b)]
+    check_encoders(*workspaces)
+    given = [FinishedRun.open(run) for run in runs or ()]
+    config = TransferConfig(
+        sites=names,
+        key=prompt,
+        results_sha256=tuple(identity(run) for run in given),
+        training=None if runs else cv_config(prompt, options),
+    )
+    request = request_from("transfer", config, options)
+    with Screen() as screen:
+
+        def body(run: RunFolder, made_with: dict[str, Any]) -> dict[str, Any]:
+            trained = given or [
+                train(workspace, run.path / f"cv-{name}", config.training, options, screen)
+                for name, workspace in zip(names, workspaces, strict=True)
+            ]
+            sites = [
+                Site(name=name, workspace=workspace, run=one, key=prompt)
+                for name, workspace, one in zip(names, workspaces, trained, strict=True)
+            ]
+            study = transfer(config, sites[0], sites[1], request.settings.memory_bytes, screen)
+            return study(run, made_with)
+
+        content = run_scoring(request, workspaces[0], body)
+    console = plain_or_terminal()
+    console.print(transfer_table(content))
+    console.print(f"results: {options['output']}/results.json", soft_wrap=True)
+
+
+def site_names(a: str, b: str) -> tuple[str, str]:
+    """The caches' own names, which must differ."""
+    names = [url.rstrip("/").rsplit("/", maxsplit=1)[-1].removesuffix(".zarr") for url in (a, b)]
+    if names[0] == names[1]:
+        raise UsageError("A and B have the same name", found=names[0], fix="rename one of the caches")
+    return names[0], names[1]
+
+
+def cv_config(prompt: str, options: dict[str, Any]) -> CvConfig:
+    """How both sets are trained."""
+    from lungfast.commands.study import prompts_from, seeds_from
+    from lungfast.studies.cv import CvConfig
+
+    return CvConfig(
+        prompts=prompts_from([prompt], options),
+        lrs=options["lrs"],
+        wds=options["wds"],
+        losses=options["losses"],
+        folds=options["folds"],
+        seeds=seeds_from(options),
+        split_seed=options["split_seed"],
+    )
+
+
+def train(
+    workspace: Workspace, folder: Path, config: CvConfig, options: dict[str, Any], screen: Listener
+) -> FinishedRun:
+    """The cross-validation of one set, in a folder of its own inside the run."""
+    from lungfast.commands.study import request_from
+    from lungfast.studies.cv import cross_validate
+    from lungfast.studies.models import FinishedRun
+    from lungfast.studies.session import run_study
+
+    request = request_from("cv", config, options | {"output": folder, "resume": True, "overwrite": False})
+    run_study(request, workspace, lambda *given: cross_validate(config, *given), screen)
+    return FinishedRun.open(folder)

@@ -1,0 +1,157 @@
+"""Finished studies, read from their folders, as the report takes them.
+
+Comes in: what ``reproduce`` wrote, or the folder of a single run. Goes out: a :class:`Material`. What follows
+from two studies together (thresholds from a cross-validation's curves, fine-tuned against zero-shot) is put
+in here, so that a report never computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lungfast.errors import RunError
+from lungfast.records import GENERATED
+from lungfast.report.material import Example, Material
+from lungfast.runs import ANSWER, QUESTION, read_json, results
+from lungfast.studies.comparisons import Side, as_family, compare
+from lungfast.studies.examples import ARRAYS, NOTES
+from lungfast.studies.judged import QUALITY
+from lungfast.studies.thresholds import from_cross_validation
+
+TIMINGS = "timings.json"
+STUDIES = ("grid", "baseline", "train", "cv", "thresholds", "jitter", "unet")
+"""Folders of a set, one run each."""
+Content = Mapping[str, Any]
+
+
+def read_material(folder: Path) -> Material:
+    """RunError where the folder is no run of lungfast or an unfinished one."""
+    study = _study_of(folder)
+    if study == "reproduce":
+        return read_reproduction(folder, read_json(folder / QUESTION)["config"], must_be_complete=True)
+    content = _finished(folder)
+    title = f"lungfast {study}"
+    if study == "transfer":
+        return Material(title=title, sets={}, transfer=content)
+    name = _set_name(content)
+    studies = _completed({study: content}, folder)
+    examples = {name: read_examples(folder)}
+    return Material(
+        title=title, sets={name: studies}, examples=examples, generated=_generated({name: studies})
+    )
+
+
+def read_reproduction(folder: Path, config: Content, *, must_be_complete: bool = False) -> Material:
+    """All studies that stand in a folder of ``reproduce``."""
+    if must_be_complete:
+        _finished(folder)
+    sets = {name: _studies(folder / name) for name in config["sets"]}
+    transfer_run = folder / "transfer"
+    timings = folder / TIMINGS
+    return Material(
+        title="Lung segmentation with a fine-tuned mask decoder",
+        sets=sets,
+        transfer=read_json(transfer_run / ANSWER) if (transfer_run / ANSWER).exists() else None,
+        timings=read_json(timings) if timings.exists() else (),
+        recipe=config["recipe"],
+        examples={name: read_examples(folder / name / "cv") for name in sets},
+        generated=_generated(sets),
+    )
+
+
+def _study_of(folder: Path) -> str:
+    if not (folder / QUESTION).exists():
+        raise RunError(f"{folder} is not a run of lungfast", expected="a folder of a study or of reproduce")
+    return str(read_json(folder / QUESTION)["study"])
+
+
+def _finished(folder: Path) -> dict[str, Any]:
+    if not (folder / ANSWER).exists():
+        raise RunError(f"{folder} is unfinished", fix="go on with the same command and --resume")
+    return dict(read_json(folder / ANSWER))
+
+
+def _studies(folder: Path) -> dict[str, Content]:
+    found = {name: read_json(folder / name / ANSWER) for name in STUDIES if (folder / name / ANSWER).exists()}
+    return _completed(found, folder / "cv")
+
+
+def _completed(found: Mapping[str, Content], cv_run: Path) -> dict[str, Content]:
+    """Studies that follow from others: thresholds, the quality flag, fine-tuned less zero-shot."""
+    studies = dict(found)
+    cv = studies.get("cv")
+    if cv is not None and "thresholds" not in studies:
+        studies["thresholds"] = results("thresholds", from_cross_validation(cv), cv["provenance"])
+    if (cv_run / QUALITY).exists():
+        studies["quality"] = read_json(cv_run / QUALITY)
+    if cv is not None and "baseline" in studies:
+        studies["baseline"] = {**studies["baseline"], "comparisons": fine_tuning(studies["baseline"], cv)}
+    return studies
+
+
+def fine_tuning(baseline: Content, cv: Content) -> list[dict[str, Any]]:
+    """Fine-tuned less zero-shot under the same prompt, on the same images in the same folds."""
+    before, after = baseline["images"], cv["images"]
+    if before["id"] != after["id"] or before["fold"] != after["fold"]:
+        return []
+    rows = {row["key"]: row for row in cv["rows"] if row["status"] == "done"}
+    compared = []
+    for row in baseline["rows"]:
+        if row["key"] in rows and row["mask"] == "single":
+            tuned, folds = rows[row["key"]], rows[row["key"]]["per_fold"]
+            sizes = {name: [fold[name] for fold in folds] for name in ("n_train", "n_test")}
+            compared.append(
+                compare(
+                    _side(f"{row['key']}, fine-tuned", after["f1"][row["key"]], tuned),
+                    _side(f"{row['key']}, zero-shot", before["f1"][row["key"]], row),
+                    after["patient"],
+                    n_train=min(sizes["n_train"]),
+                    n_test=max(sizes["n_test"]),
+                    seed=cv["rows"][0]["seeds"][0],
+                )
+            )
+    return as_family("fine-tuning", compared)
+
+
+def _side(name: str, f1: Sequence[float], row: Content) -> Side:
+    return Side(name=name, images_N=np.array(f1, np.float64), folds_J=row["f1"]["folds"])
+
+
+def _set_name(content: Content) -> str:
+    """The sets whose images were used, or the cache's name."""
+    sources = set((content.get("images") or {}).get("source") or ())
+    url = str(content["provenance"]["cache"]["url"])
+    return sources.pop() if len(sources) == 1 else Path(url).name.removesuffix(".zarr")
+
+
+def _generated(sets: Mapping[str, Mapping[str, Content]]) -> frozenset[str]:
+    """Sets all of whose images were drawn."""
+    drawn = set()
+    for name, studies in sets.items():
+        blocks = [studies[study].get("images") for study in ("cv", "baseline", "unet") if study in studies]
+        sources = {source for block in blocks if block for source in block["source"]}
+        if sources and all(source.startswith(GENERATED) for source in sources):
+            drawn.add(name)
+    return frozenset(drawn)
+
+
+def read_examples(run: Path) -> tuple[Example, ...]:
+    """The examples of a run, none where it kept none."""
+    if not (run / NOTES).exists() or not (run / ARRAYS).exists():
+        return ()
+    notes = read_json(run / NOTES)
+    with np.load(run / ARRAYS) as arrays:
+        return tuple(
+            Example(
+                **{name: note[name] for name in ("id", "kind", "f1", "threshold", "fold", "prompt")},
+                preview_HW=arrays[f"preview-{i}"],
+                truth_HW=arrays[f"truth-{i}"].astype(bool),
+                prob_HW=arrays[f"prob-{i}"],
+                generated=str(note["source"]).startswith(GENERATED),
+            )
+            for i, note in enumerate(notes)
+        )

@@ -1,0 +1,132 @@
+"""What ``reproduce`` runs: the paper's settings, and what the paper leaves open, said in sentences.
+
+A recipe is data. Budgets in epochs may differ by set, as one set may be four times as large as the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from lungfast.frozen.prompts import PromptConfig
+from lungfast.records import LossName
+from lungfast.scored.scores import DEFAULT_THRESHOLDS, PAPER_THRESHOLDS
+from lungfast.studies.fitting import Settings
+from lungfast.studies.jitter import PIXELS
+from lungfast.trained.trainer import TrainConfig
+from lungfast.trained.unet import PRESETS, UnetConfig
+
+PAPER_EPOCHS = 100
+LONG_CURVE = 1.5
+"""Times the epochs of a recipe that has the paper's or more: to see what comes after the hundredth."""
+VALIDATIONS = 20
+"""Validations in the course of a training, at most: learning curves need no more points."""
+QUICK_IMAGES = 800
+"""Training images that a decoder of a quick recipe sees, repetitions counted: 10 epochs of 83, 3 of 340."""
+QUICK_EPOCHS = (3, 10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides the studies; ``epochs`` by set."""
+
+    name: str
+    epochs: Mapping[str, int]
+    prompts: tuple[PromptConfig, ...] = field(
+        default=tuple(PromptConfig(kind=kind) for kind in ("points", "box", "both", "box-auto", "both-auto"))
+    )
+    curve_prompts: tuple[PromptConfig, ...] = field(
+        default=tuple(PromptConfig(kind=kind) for kind in ("points", "box", "both"))
+    )
+    lrs: tuple[float, ...] = (1e-5, 1e-4, 1e-3)
+    wds: tuple[float, ...] = (0.0, 1e-1, 1e-3)
+    preset: tuple[float, float] = (1e-5, 0.0)
+    """Rate and decay of a decoder that starts from SAM's weights: the winner of the paper's grid."""
+    losses: tuple[LossName, ...] = ("dicefocal", "dicece")
+    batch_size: int = 8
+    folds: int = 5
+    seeds: tuple[int, ...] = (0,)
+    split_seed: int = 0
+    jitter_px: tuple[int, ...] = PIXELS
+    unet: UnetConfig = PRESETS["small"]
+    perturbed: int = 100
+    multimask: bool = True
+
+    def settings(self, set_name: str, memory_bytes: int, *, precision: str, compile_: str) -> Settings:
+        """The paper's training: constant rate, last epoch; thresholds 0.50 to 0.70 by 0.05."""
+        epochs = self.epochs[set_name]
+        return Settings(
+            train=TrainConfig(
+                epochs=epochs,
+                batch_size=self.batch_size,
+                schedule="constant",
+                keep="last",
+                val_every=max(1, epochs // VALIDATIONS),
+            ),
+            memory_bytes=memory_bytes,
+            precision=precision,
+            compile=compile_,
+            thresholds=DEFAULT_THRESHOLDS,
+            choose_among=PAPER_THRESHOLDS,
+        )
+
+    def curve_epochs(self, set_name: str) -> int | None:
+        """Epochs of the learning curves of their own; None where the recipe is shorter than the paper's."""
+        epochs = self.epochs[set_name]
+        return int(epochs * LONG_CURVE) if epochs >= PAPER_EPOCHS else None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"epochs": dict(self.epochs), "chosen_by_us": list(self.chosen_by_us())}
+
+    def chosen_by_us(self) -> tuple[str, ...]:
+        """What the paper does not state."""
+        prompt, unet = self.prompts[0], self.unet
+        return (
+            "The SAM variant is that of the cache; the paper does not name its own.",
+            "Images keep their aspect and are padded to a square, as SAM does (unless embedded with squash).",
+            f"Batch size {self.batch_size}; Adam with coupled weight decay and its default betas.",
+            f"{prompt.points_per_lung} point a lung, the deepest of the fold's average training mask, moved "
+            f"in training by a normal step of {prompt.point_jitter:.0%} of the sides.",
+            f"Boxes are tight around both lungs; in training each side moves outward by 0 to "
+            f"{prompt.box_jitter_px - 1} pixels of a 1024-pixel frame.",
+            "The loss is taken on low-resolution logits (a quarter of the input), on no padding.",
+            "Scores are taken at the native size of each file.",
+            "F1 of a fold is the mean over its images; ± is the sample standard deviation over folds.",
+            "Folds keep patients together, stratified by label; nothing is ever chosen on test images.",
+            f"The U-Net is MONAI's with residual units at {unet.size} px, {unet.epochs} epochs, with its own "
+            "schedule and augmentation; the paper quotes another group's U-Net.",
+        )
+
+
+def paper_recipe(
+    n_train: Mapping[str, int],
+    *,
+    epochs: Mapping[str, int] | None = None,
+    quick: bool = False,
+    seeds: int = 1,
+    on_gpu: bool = False,
+) -> Recipe:
+    """The paper's protocol for sets of ``n_train`` training images a fold; ``quick`` for a first look."""
+    low, high = QUICK_EPOCHS
+    default = {
+        name: min(high, max(low, round(QUICK_IMAGES / n))) if quick else PAPER_EPOCHS
+        for name, n in n_train.items()
+    }
+    unet = PRESETS["full" if on_gpu else "small"]
+    recipe = Recipe(
+        name="paper, quick" if quick else "paper",
+        epochs=default | dict(epochs or {}),
+        seeds=tuple(range(seeds)),
+        unet=unet,
+    )
+    if not quick:
+        return recipe
+    unet_epochs = max(2, unet.epochs // 10)
+    return replace(
+        recipe,
+        unet=replace(unet, epochs=unet_epochs),
+        jitter_px=(0, 10, 40, 160),
+        perturbed=20,
+        multimask=False,
+    )

@@ -1,0 +1,138 @@
+"""Every table and figure of the paper, from one or two caches, in one folder that can be resumed.
+
+Comes in: caches by name and a recipe. Goes out: one run folder per study, results.json with the tables and
+the claims, and the report. A finished study is never run again; a killed one goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from lungfast.data.splits import make_folds
+from lungfast.errors import UsageError
+from lungfast.report.claims import claims
+from lungfast.report.comparing import everywhere
+from lungfast.report.tables import paper_tables
+from lungfast.report.writing import write_report
+from lungfast.runs import ANSWER, RunFolder, open_run, provenance, read_json, results
+from lungfast.studies.estimate import seconds_per_image
+from lungfast.studies.fitting import Listener
+from lungfast.studies.reading import TIMINGS, read_reproduction
+from lungfast.studies.session import cache_facts
+from lungfast.studies.steps import TRANSFER, Order, Step, Steps
+from lungfast.studies.workspace import Workspace
+
+SUMMARY = (
+    "key",
+    "prompt",
+    "needs_ground_truth",
+    "loss",
+    "status",
+    "f1",
+    "iou",
+    "f1_image",
+    "iou_image",
+)
+"""Columns of the rows of results.json."""
+
+
+def reproduce(order: Order, workspaces: Mapping[str, Workspace], listener: Listener) -> dict[str, Any]:
+    """Run what is not finished and write the report; returns the content of results.json."""
+    if not 1 <= len(workspaces) <= 2:
+        raise UsageError("reproduce takes one or two caches", found=str(len(workspaces)))
+    config = {"sets": list(workspaces), "recipe": order.recipe.as_dict()}
+    question = {
+        "study": "reproduce",
+        "config": config,
+        "settings": {"precision": order.precision, "compile": order.compile_},
+        "cache": {name: asdict(one.cache.fingerprint) for name, one in workspaces.items()},
+    }
+    with open_run(order.output, question, resume=order.resume, overwrite=order.overwrite) as run:
+        if run.complete:
+            return dict(run.read(ANSWER))
+        if order.overwrite:
+            run.remove_parts((*workspaces, TRANSFER))
+        _run_steps(Steps(order, workspaces, listener).all(), run, order, workspaces, listener)
+        return _conclude(run, order, workspaces)
+
+
+def _run_steps(
+    steps: list[Step],
+    run: RunFolder,
+    order: Order,
+    workspaces: Mapping[str, Workspace],
+    listener: Listener,
+) -> None:
+    todo = [step for step in steps if not step.done.exists()]
+    if not todo:
+        return
+    name, workspace = next(iter(workspaces.items()))
+    settings = order.recipe.settings(
+        name, order.memory_bytes, precision=order.precision, compile_=order.compile_
+    )
+    pace = seconds_per_image(workspace, settings, folds=order.recipe.folds)
+    total = sum(step.pairs for step in todo) * pace
+    listener.note(f"{len(todo)} studies to run, about {in_words(total)} on this machine")
+    timings = read_json(run.path / TIMINGS) if (run.path / TIMINGS).exists() else []
+    for number, step in enumerate(todo, start=1):
+        listener.note(f"{number} of {len(todo)}, {step.title}: about {in_words(step.pairs * pace)}")
+        started = time.monotonic()
+        step.act()
+        timings.append(
+            {
+                "study": step.study,
+                "set": step.set,
+                "seconds": round(time.monotonic() - started, 1),
+                "peak_memory_mb": _peak_memory_mb(),
+            }
+        )
+        run.write(TIMINGS, timings)
+
+
+def _conclude(run: RunFolder, order: Order, workspaces: Mapping[str, Workspace]) -> dict[str, Any]:
+    material = read_reproduction(run.path, run.question["config"])
+    write_report(material, run.path)
+    rows = [
+        {"set": name, **{key: row[key] for key in SUMMARY}}
+        for name in material.sets
+        for row in material.sets[name]["cv"]["rows"]
+    ]
+    device = next(iter(workspaces.values())).device
+    made_with = provenance(
+        str(device),
+        caches={name: cache_facts(one) for name, one in workspaces.items()},
+        config=run.question["config"],
+    )
+    content = results("reproduce", rows, made_with) | {
+        "recipe": order.recipe.as_dict(),
+        "tables": {name: table.as_dict() for name, table in paper_tables(material).items()},
+        "claims": [asdict(claim) for claim in claims(material)],
+        "comparisons": [{"set": name, **one} for name, one in everywhere(material)],
+    }
+    run.write_results(content)
+    return content
+
+
+def in_words(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``1 h 50 min``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _peak_memory_mb() -> int:
+    """Of the process so far; Linux counts in KiB, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6)
+
+
+def training_images(workspace: Workspace, *, folds: int, split_seed: int = 0) -> int:
+    """Images that train a fold; also refuses folds that the cache cannot have."""
+    splits = make_folds(workspace.cache.images, folds, seed=split_seed)
+    return min(len(split.train) for split in splits)
