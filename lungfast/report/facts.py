@@ -63,17 +63,32 @@ def contents(material: Material, set_name: str) -> Iterator[tuple[str, Content]]
 
 def encoder(material: Material, set_name: str) -> Encoder | None:
     """None where no result says what it was made with."""
-    for _, content in contents(material, set_name):
-        spec = content.get("provenance", {}).get("cache", {}).get("encoder")
-        if spec:
-            return Encoder(
-                name=spec["name"],
-                input_size=spec["input_size"],
-                grid=(spec["grid"][0], spec["grid"][1]),
-                weights_sha256=spec["weights_sha256"],
-                origin=_origin(spec),
-            )
-    return None
+    found = (encoder_of(content) for _, content in contents(material, set_name))
+    return next((one for one in found if one), None)
+
+
+def encoder_of(content: Content) -> Encoder | None:
+    """What a study was made with; a transfer may name its caches one by one."""
+    made = content.get("provenance", {})
+    caches = [made.get("cache") or {}, *(made.get("caches") or {}).values()]
+    spec = next((cache["encoder"] for cache in caches if cache.get("encoder")), None)
+    if spec is None:
+        return None
+    return Encoder(
+        name=spec["name"],
+        input_size=spec["input_size"],
+        grid=(spec["grid"][0], spec["grid"][1]),
+        weights_sha256=spec["weights_sha256"],
+        origin=_origin(spec),
+    )
+
+
+def encoders(material: Material) -> list[Encoder]:
+    """Every encoder behind the results, once."""
+    found = [encoder(material, name) for name in material.sets]
+    if material.transfer is not None:
+        found.append(encoder_of(material.transfer))
+    return list(dict.fromkeys(one for one in found if one))
 
 
 def _origin(spec: Mapping[str, Any]) -> DecoderOrigin:
@@ -154,8 +169,7 @@ def protocol_notes(material: Material, study: str) -> list[str]:
 
 def encoder_tag(material: Material) -> str:
     """For a caption: which encoder stands behind our numbers, and whether it is SAM."""
-    found = [one for name in material.sets if (one := encoder(material, name))]
-    tags = [one.label if one.origin == "sam" else f"{one.label} (not SAM)" for one in found]
+    tags = [one.label if one.origin == "sam" else f"{one.label} (not SAM)" for one in encoders(material)]
     return f"; encoder {listed(list(dict.fromkeys(tags)))}" if tags else ""
 
 

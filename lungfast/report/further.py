@@ -9,9 +9,16 @@ from collections.abc import Callable
 from typing import Any
 
 from lungfast.report import comparing, paper
-from lungfast.report.facts import Row, contents, finished, label, title
+from lungfast.report.facts import Row, contents, label, starts_untrained, title
+from lungfast.report.mask_tables import (
+    cleaned_table,
+    jitter_table,
+    quality_table,
+    strata_table,
+    surface_table,
+)
 from lungfast.report.material import Material
-from lungfast.report.score_cells import oracle_note
+from lungfast.report.noted import FINE, interval, noted_table
 from lungfast.report.table import (
     NOTHING,
     ORACLE,
@@ -19,16 +26,11 @@ from lungfast.report.table import (
     Table,
     count,
     difference,
+    listed,
     number,
-    over_images,
     probability,
-    spread,
     words,
 )
-
-Rows = list[list[Cell]]
-FINE = 4
-"""Digits of a difference between our own methods: prompts and losses may differ by 0.0005."""
 
 
 def further_tables(material: Material) -> dict[str, Table]:
@@ -48,16 +50,6 @@ def further_tables(material: Material) -> dict[str, Table]:
     return {name: table.without_empty_columns() for name, table in tables.items() if table.rows}
 
 
-def _table(caption: str, columns: tuple[str, ...], rows: Rows, *notes: str, heads: int = 2) -> Table:
-    return Table(
-        caption=caption,
-        columns=columns,
-        rows=tuple(map(tuple, rows)),
-        notes=(*(note for note in notes if note), *oracle_note(rows)),
-        heads=heads,
-    )
-
-
 def comparisons_table(material: Material) -> Table:
     rows = []
     for name, one in comparing.everywhere(material):
@@ -73,7 +65,7 @@ def comparisons_table(material: Material) -> Table:
                     bold=comparing.significance(one) is not None
                     and float(comparing.significance(one) or 0) < comparing.ALPHA,
                 ),
-                Cell(text=_interval(one["ci95"])),
+                Cell(text=interval(one["ci95"])),
                 count(one["n"]),
                 probability(one["p_wilcoxon"]),
                 probability(one["p_holm"]),
@@ -82,19 +74,25 @@ def comparisons_table(material: Material) -> Table:
             ]
         )
     columns = ("Set", "Family", "Difference in F1", "Mean", "95 %", "n", "p", "p (Holm)", "p (t)", "n (t)")
-    return _table(
+    return noted_table(
         "Paired comparisons, image by image",
         columns,
         rows,
         "Mean difference over images with a bootstrap interval over patients; p: Wilcoxon's signed-rank "
         "test, Holm-adjusted within its family; p (t): corrected resampled t-test (Nadeau and Bengio) over "
         "folds and seeds. Bold: Holm's p below 0.05.",
+        _before(material),
         heads=3,
     )
 
 
-def _interval(ci95: Any) -> str:
-    return NOTHING if ci95 is None else ", ".join(difference(value, FINE).text for value in ci95)
+def _before(material: Material) -> str:
+    """What zero-shot means where the decoder was never trained."""
+    untrained = [title(name) for name in material.sets if starts_untrained(material, name)]
+    told = any(one["family"] in comparing.BEFORE_AFTER for _, one in comparing.everywhere(material))
+    return f"{listed(untrained)}: before fine-tuning the decoder is untrained (chance level)." * (
+        bool(untrained) and told
+    )
 
 
 def curves_table(material: Material) -> Table:
@@ -113,7 +111,7 @@ def curves_table(material: Material) -> Table:
         for text, group in histories(content.get("history") or ()).items()
     ]
     columns = ("Set", "Study", "Prompt", "Decoders", "Epochs", "Settled", "Lowest validation loss")
-    return _table(
+    return noted_table(
         "Learning curves: the epoch after which nothing improves",
         columns,
         rows,
@@ -171,7 +169,7 @@ def grid_table(material: Material) -> Table:
                 ]
             )
     columns = ("Set", "lr", "wd", "Loss", "Prompt", "Epoch", "Threshold", "Validation F1", "IoU", "Test F1")
-    return _table(
+    return noted_table(
         "Grid of learning rate and weight decay (Sections III-D and IV-D)",
         columns,
         rows,
@@ -179,94 +177,6 @@ def grid_table(material: Material) -> Table:
         "scored for the winner (bold) alone. The paper's winner: lr 1e-05, wd 0.",
         heads=5,
     )
-
-
-def strata_table(material: Material) -> Table:
-    rows = [
-        [
-            words(title(name)),
-            words(label(row)),
-            words(f"{stratum['by']} {stratum['value']}"),
-            over_images(stratum["f1_image"]),
-            over_images(stratum["iou_image"]),
-            count(stratum["f1_image"]["n"]),
-        ]
-        for name in material.sets
-        for row in finished(material.study(name, "cv"))
-        for stratum in row.get("strata") or ()
-    ]
-    columns = ("Set", "Prompt", "Images", "F1 per image [95 %]", "IoU per image [95 %]", "n")
-    return _table("By diagnosis and source", columns, rows, heads=3)
-
-
-def jitter_table(material: Material) -> Table:
-    rows = [
-        [
-            words(title(name)),
-            words(label(row)),
-            count(row["jitter_px"]),
-            spread(row["f1"]),
-            over_images(row["f1_image"]),
-            over_images(row["iou_image"]),
-        ]
-        for name in material.sets
-        for row in finished(material.study(name, "jitter"))
-    ]
-    columns = ("Set", "Prompt", "Jitter, px", "F1", "F1 per image [95 %]", "IoU per image [95 %]")
-    note = "The test boxes are moved by up to so many pixels of a frame of 1024."
-    return _table("Boxes that are not exact", columns, rows, note)
-
-
-def surface_table(material: Material) -> Table:
-    names = {"hd95_px": "HD95, px", "assd_px": "ASSD, px", "hd95_mm": "HD95, mm", "assd_mm": "ASSD, mm"}
-    rows = [
-        [words(title(name)), words(label(row)), *(over_images(row["surface"].get(key), 2) for key in names)]
-        for name in material.sets
-        for row in finished(material.study(name, "cv"))
-        if row.get("surface")
-    ]
-    return _table(
-        "Distance between contours, per image [95 %]",
-        ("Set", "Prompt", *names.values()),
-        rows,
-        "Pixels of the file; millimetres where its spacing is known.",
-    )
-
-
-def cleaned_table(material: Material) -> Table:
-    rows = []
-    for name in material.sets:
-        for row in finished(material.study(name, "cv")):
-            cleaned = row.get("cleaned")
-            if cleaned:
-                one = cleaned["difference"]
-                cells = [words(title(name)), words(label(row)), words(cleaned["name"]), spread(row["f1"])]
-                cells += [spread(cleaned["f1"]), difference(one["difference"], FINE)]
-                cells += [Cell(text=_interval(one["ci95"])), probability(comparing.significance(one))]
-                rows.append(cells)
-    columns = ("Set", "Prompt", "Step", "F1 as predicted", "F1 cleaned", "Difference", "95 %", "p")
-    return _table("Cleaning the masks", columns, rows, heads=3)
-
-
-def quality_table(material: Material) -> Table:
-    rows, notes = [], []
-    for name in material.sets:
-        content = material.study(name, "quality") or {}
-        rule = content.get("calibration")
-        if rule:
-            notes.append(
-                f"{title(name)}: flagged below {rule['threshold']:.4g}, {rule['rule']} (n = {rule['n']})."
-            )
-        for row in content.get("rows", ()):
-            cells = [words(title(name)), words(row["on"]), count(row["n"]), count(row["n_bad"])]
-            cells += [count(row["n_flagged"]), *(_rate(row.get(key)) for key in ("recall", "precision"))]
-            rows.append([*cells, words(row.get("note"))])
-    columns = ("Set", "Images", "n", "Bad", "Flagged", "Recall [95 %]", "Precision [95 %]", "Note")
-    return _table("The flag “look at this one”", columns, rows, "Bad: F1 below 0.90.", *notes)
-
-
-def _rate(rate: Any) -> Cell:
-    return over_images(None if rate is None else {"mean": rate["value"], "ci95": rate["ci95"]}, 2)
 
 
 def times_table(material: Material) -> Table:
@@ -282,7 +192,7 @@ def times_table(material: Material) -> Table:
     total = sum(one["seconds"] for one in material.timings)
     if rows:
         rows.append([words("all"), words("together"), Cell(text=duration(total), value=total), count(None)])
-    return _table("Time and memory", ("Set", "Study", "Time", "Peak memory, MB"), rows)
+    return noted_table("Time and memory", ("Set", "Study", "Time", "Peak memory, MB"), rows)
 
 
 def duration(seconds: float) -> str:

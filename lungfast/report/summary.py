@@ -37,6 +37,9 @@ def _measured(material: Material) -> str:
         content = material.study(name, "cv")
         told.append(facts.folds_sentence(content) if content and finished(content) else "")
         parts.append(f"{title(name)} ({'; '.join(text for text in told if text)})")
+    if material.transfer is not None:
+        trained = dict.fromkeys(title(row["train"]) for row in material.transfer["rows"])
+        parts.append(f"transfer between {listed(list(trained))}")
     return f"Measured: {listed(parts)}." if parts else "Nothing was measured."
 
 
@@ -95,7 +98,7 @@ def _claimed(found: Sequence[Claim]) -> str:
 
 
 def _caution(material: Material) -> str:
-    encoders = [one for name in material.sets if (one := facts.encoder(material, name))]
+    encoders = facts.encoders(material)
     if any(material.is_generated(name) for name in material.sets):
         return (
             "The X-rays are generated: the numbers say that the chain works, nothing about patients or the "

@@ -48,11 +48,18 @@ class Curve:
 
 
 def curves(material: Material, set_name: str, *, prefer: str = "thresholds") -> list[Curve]:
-    """A set's curves of one study, the preferred one where it was run."""
+    """A set's curves of one study, the preferred one where both were run."""
     thresholds, cv = material.study(set_name, "thresholds"), material.study(set_name, "cv")
-    if thresholds and (prefer == "thresholds" or not _cv_curves(cv)):
+    of_cv = _cv_curves(cv)
+    if thresholds and not (of_cv and (prefer == "cv" or _are_same(thresholds, of_cv))):
         return _study_curves(thresholds)
-    return _cv_curves(cv)
+    return of_cv
+
+
+def _are_same(thresholds: Content, of_cv: Sequence[Curve]) -> bool:
+    """True for thresholds that were read off the curves of cv: then cv knows more, each fold's own choice."""
+    lines = [list(curve.lines["val_f1"]) for curve in of_cv]
+    return all(list(row["val_f1"]) in lines for row in thresholds["rows"])
 
 
 def _study_curves(content: Content) -> list[Curve]:

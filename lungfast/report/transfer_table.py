@@ -93,8 +93,7 @@ def _notes(material: Material, content: Content, tested: str) -> list[str]:
         "the decoder of fold i on the test images of fold i, so that both rows meet the same images."
     )
     notes.append(_shared(content))
-    encoders = [facts.encoder(material, name) for name in material.sets]
-    notes += dict.fromkeys(f"Encoder: {one.sentence}" for one in encoders if one)
+    notes += [f"Encoder: {one.sentence}" for one in facts.encoders(material)]
     if tested in material.sets and material.is_generated(tested):
         notes.append(facts.GENERATED)
     return [*notes, AVERAGING]

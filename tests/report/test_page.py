@@ -121,6 +121,9 @@ def test_transfer_alone_and_nothing_at_all(tmp_path: Path) -> None:
     whole = material()
     transfer = replace(whole, sets={name: {} for name in whole.sets}, examples={}, timings=())
     assert "trained on Shenzhen" in written(transfer, tmp_path / "transfer")
+    alone = written(replace(transfer, sets={}), tmp_path / "alone")
+    assert "encoder nano (not SAM)" in alone
+    assert "transfer between Montgomery and Shenzhen" in alone
     assert "Nothing was measured" in written(Material(title="", sets={}), tmp_path / "nothing")
 
 
