@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lungfast.errors import LungfastError
 from lungfast.records import Bool, Float32, Float64
 from lungfast.scored.paired import proportion_interval
 
@@ -61,12 +60,13 @@ def disagreement(masks_Khw: Bool) -> float | None:
 
 
 def highest_cut(quality_N: Float64, f1_N: Float64, false_alarm: float = FALSE_ALARM) -> float:
-    """The largest cut below which at most ``false_alarm`` of the good images lie."""
+    """The largest cut below which at most ``false_alarm`` of the good images lie; 1 where none is good.
+
+    Quality is at most 1: without a good image every mask is flagged.
+    """
     good_N = np.sort(quality_N[f1_N >= GOOD_F1])
     if good_N.size == 0:
-        raise LungfastError(
-            "the quality flag cannot be calibrated", found=f"no validation image with F1 of {GOOD_F1:.2f}"
-        )
+        return 1.0
     return float(good_N[int(np.floor(false_alarm * good_N.size))])
 
 

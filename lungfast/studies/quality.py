@@ -82,6 +82,8 @@ def measure_quality(
     validation = study.own("validation", "val")
     cut = highest_cut(validation.quality_N, validation.f1_N)
     good_N = validation.f1_N >= GOOD_F1
+    if not good_N.any():
+        study.note(f"no validation image has F1 of {GOOD_F1:.2f}: every mask is flagged")
     judged = [validation, study.own("test", "test")]
     judged += [study.elsewhere(f"transfer to {name}", other) for name, other in others.items()]
     judged += study.perturbed(encoder)
@@ -97,7 +99,7 @@ def measure_quality(
             "rule": RULE,
             "n": len(good_N),
             "n_good": int(good_N.sum()),
-            "false_alarm": float((validation.quality_N[good_N] < cut).mean()),
+            "false_alarm": float((validation.quality_N[good_N] < cut).mean()) if good_N.any() else None,
         },
         "rows": [one.row(cut) for one in judged],
         "notes": study.notes,
@@ -158,6 +160,10 @@ class _Study:
         self._run, self._workspace, self._config = run, workspace, config
         self._memory_bytes, self._listener = memory_bytes, listener
         self._splits: dict[str, Split] = {split.name: split for split in run.splits(workspace.cache.images)}
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)
+        self._listener.note(line)
 
     def own(self, on: str, part: str) -> Judged:
         """Each fold's decoder on its own validation or test images."""
@@ -224,8 +230,7 @@ class _Study:
         has_pixels = self._workspace.cache.has_pixels
         if self._config.perturbed and (encoder is None or not has_pixels):
             lacking = "the encoder's weights" if has_pixels else "previews in the cache"
-            self.notes.append(f"perturbed images were not tried: that takes {lacking}")
-            self._listener.note(self.notes[-1])
+            self.note(f"perturbed images were not tried: that takes {lacking}")
         if encoder is None or not has_pixels or not self._config.perturbed:
             return []
         dtype = self._workspace.cache.feature_dtype.name

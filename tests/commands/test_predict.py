@@ -58,11 +58,19 @@ def test_nothing_to_do(trained_run: Path, tmp_path: Path) -> None:
     assert result.exception.exit_code == 2
 
 
-def test_quality_without_a_good_image_is_one_line(trained_run: Path, nano_cache: str) -> None:
-    result = call(quality, trained_run, nano_cache, "--perturbed", "0", "--memory", "4GB")
+def test_quality_writes_into_the_run(trained_run: Path, nano_cache: str, tmp_path: Path) -> None:
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    result = call(quality, run, nano_cache, "--perturbed", "0", "--memory", "4GB")
+    assert result.exit_code == 0, result.output
+    assert "every mask is flagged" in result.stderr
+    content = json.loads((run / "quality.json").read_text())
+    assert [row["on"] for row in content["rows"]] == ["validation", "test"]
+
+
+def test_quality_of_another_cache_is_refused(trained_run: Path, tmp_path: Path) -> None:
+    result = call(quality, trained_run, tmp_path / "none.zarr")
     assert isinstance(result.exception, LungfastError)
-    assert "cannot be calibrated" in str(result.exception)
-    assert not (trained_run / "quality.json").exists()
+    assert result.exception.exit_code == 1
 
 
 def test_the_table_of_the_flag() -> None:

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -16,7 +15,7 @@ import lungfast.scored.quality
 import lungfast.studies.quality
 from lungfast.commands import main
 from lungfast.data.perturbations import PERTURBATIONS
-from lungfast.errors import LungfastError, RunError
+from lungfast.errors import RunError
 from lungfast.studies.ensemble import run_encoder
 from lungfast.studies.models import FinishedRun
 from lungfast.studies.predict import Request, predict
@@ -61,10 +60,10 @@ def test_the_flag_is_calibrated_tried_and_used(
     trained_run: Path, nano_cache: str, other_cache: str, phantoms: Path, tmp_path: Path
 ) -> None:
     run = shutil.copytree(trained_run, tmp_path / "run")
-    content = measured(run, nano_cache, QualityConfig(perturbed=2), s=other_cache)
+    content = measured(run, nano_cache, QualityConfig(perturbed=1), s=other_cache)
     rows = {row["on"]: row for row in content["rows"]}
     assert list(rows) == ["validation", "test", "transfer to s", *(one.name for one in PERTURBATIONS)]
-    assert [rows[on]["n"] for on in ("validation", "test", "transfer to s", "inverted")] == [15, 15, 5, 2]
+    assert [rows[on]["n"] for on in ("validation", "test", "transfer to s", "inverted")] == [15, 15, 5, 1]
     for row in rows.values():
         assert {"n_bad", "n_flagged", "recall", "precision", "note"} <= set(row)
         assert row["note"] == "too few"
@@ -104,11 +103,14 @@ def test_what_is_left_out_is_said(trained_run: Path, nano_cache: str) -> None:
     assert listener.notes == content["notes"]
 
 
-def test_what_is_refused(
-    trained_run: Path, nano_cache: str, other_cache: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_without_a_good_mask_flags_all(trained_run: Path, nano_cache: str) -> None:
+    content = measured(trained_run, nano_cache, QualityConfig(perturbed=0))
+    assert content["calibration"]["threshold"] == 1
+    assert content["calibration"]["false_alarm"] is None
+    assert "every mask is flagged" in content["notes"][0]
+    assert all(row["n_flagged"] == row["n"] for row in content["rows"])
+
+
+def test_another_cache_is_refused(trained_run: Path, other_cache: str) -> None:
     with pytest.raises(RunError, match="was not trained on"):
         measured(trained_run, other_cache, QualityConfig(perturbed=0))
-    monkeypatch.setattr(lungfast.scored.quality, "GOOD_F1", np.inf)
-    with pytest.raises(LungfastError, match="cannot be calibrated"):
-        measured(trained_run, nano_cache, QualityConfig(perturbed=0))
