@@ -2,9 +2,9 @@
 
 Comes in: :class:`Pictures`, the images to train and validate on, a :class:`UnetConfig`. Goes out: an
 :class:`EpochEnd` after every epoch, then one :class:`Fitted`; logits of any pictures. Losses, row orders and
-rates are those of the decoders. On 2 cores MONAI's UNet trains 4 times as many images a second as its
-BasicUNet of the same width (its first unit already halves the resolution); bf16 gains 1.8, and
-channels_last nothing.
+rates are those of the decoders. In a second of one core MONAI's UNet trains 22 images of 256 px in bf16
+(12 in fp32; channels_last gains nothing), its BasicUNet of the same width 5: UNet's first unit already halves
+the resolution.
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ PRESETS: Mapping[str, UnetConfig] = {
     "small": UnetConfig(),
     "full": UnetConfig(size=512, channels=(32, 64, 128, 256, 512), epochs=100, lr=1e-3),
 }
-"""``small`` trains on 2 cores, ``full`` wants a GPU."""
+"""``small`` trains on 2 cores, at 5 s of one core for an epoch of 83 images and 28 to validate on; ``full``
+wants a GPU. ``small`` was chosen by the validation F1 of Montgomery's fold 0, .976 (batches of 8, 30 epochs:
+.969; of 4, 30 epochs: .974, at a rate of 1e-2 .966, with one residual unit and 6e-3 .965)."""
 
 
 def build_unet(config: UnetConfig) -> nn.Module:
