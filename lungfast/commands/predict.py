@@ -22,7 +22,7 @@ path = click.Path(path_type=Path)
 @click.command(
     "predict",
     epilog="Examples: lungfast predict runs/cv films/ -o masks; "
-    "lungfast predict runs/cv a.png b.tif -o masks --decoder fold-0_points; "
+    "lungfast predict runs/cv a.png b.tif -o masks --decoder points; "
     "lungfast predict runs/box films/ -o masks --boxes boxes.csv; "
     "lungfast predict runs/box films/ -o masks --prompt box-auto",
 )

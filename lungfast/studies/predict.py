@@ -72,6 +72,8 @@ class Loaded:
 def predict(request: Request, *, device: torch.device, listener: PassListener) -> dict[str, Any]:
     """The content of results.json. Whatever can be refused is refused before the folder is made."""
     run = FinishedRun.open(request.run)
+    if request.output.resolve() == request.run.resolve():
+        raise UsageError("-o is the run itself", found=str(request.output), fix="choose another -o")
     models = models_of(run, request.decoder)
     prompt = _prompt(run, models[0].prompt, request)
     files = find_images(request.images)
@@ -114,9 +116,10 @@ def models_of(run: FinishedRun, decoder: str | None) -> tuple[Model, ...]:
     for key, members in rows.items():
         if decoder in {member["decoder"] for member in members}:
             return tuple(model for model in run.models(key) if model.key == decoder)
-    known = [*rows, *(member["decoder"] for members in rows.values() for member in members)]
     raise UsageError(
-        f"--decoder is not in {run.path}", found=decoder, expected=", ".join(known) or "none at all"
+        f"--decoder is not in {run.path}",
+        found=decoder,
+        expected=f"{', '.join(rows) or 'none at all'}, or one of their decoders/",
     )
 
 

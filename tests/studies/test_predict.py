@@ -211,6 +211,8 @@ def test_what_is_refused(trained_run: Path, phantoms: Path, tmp_path: Path) -> N
     (copy / "results.json").unlink()
     with pytest.raises(RunError, match="unfinished"):
         run_predict(copy, images, tmp_path / "out")
+    with pytest.raises(UsageError, match="the run itself"):
+        run_predict(trained_run, images, trained_run, overwrite=True)
     with pytest.raises(UsageError, match="--decoder"):
         run_predict(trained_run, images, tmp_path / "out", decoder="fold-9")
     with pytest.raises(UsageError, match="--checkpoint"):
