@@ -102,21 +102,29 @@ class Study:
             )
         scored = self.score(alive, [cell.split.val for cell in alive], "val")
         found = {cell.config.key: one for cell, one in zip(alive, scored, strict=True)}
-        return [
+        outcomes = [
             self._outcome(cell, one, found.get(cell.config.key))
             for cell, one in zip(cells, trained, strict=True)
         ]
+        self._tell_edges(outcomes)
+        return outcomes
 
     def _outcome(self, cell: Cell, trained: Trained, val: Scored | None) -> Outcome:
         choice = self._choose(val) if val else None
-        if choice and choice.at_edge:
-            self.listener.note(
-                f"{trained.key}: the best threshold {choice.threshold:g} is at the scan's edge"
-            )
         if trained.status == DIVERGED:
             kept = f"its epoch {trained.best_epoch} is kept" if choice else "no epoch of it is kept"
             self.listener.note(f"{trained.key} diverged (its loss became NaN or infinite); {kept}")
         return Outcome(cell=cell, trained=trained, val=val, choice=choice)
+
+    def _tell_edges(self, outcomes: Sequence[Outcome]) -> None:
+        """A better threshold may lie outside the scan; one line, however many decoders say so."""
+        at_edge = [one.choice.threshold for one in outcomes if one.choice and one.choice.at_edge]
+        if at_edge:
+            values = ", ".join(f"{threshold:g}" for threshold in sorted(set(at_edge)))
+            self.listener.note(
+                f"the best threshold is at the scan's edge ({values}) for {len(at_edge)} of "
+                f"{len(outcomes)} decoders"
+            )
 
     def _choose(self, val: Scored) -> ThresholdChoice:
         """Among the thresholds that may be chosen, which are some of those that were scanned."""

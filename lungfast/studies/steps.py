@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lungfast.errors import DataError
 from lungfast.frozen.encoders import decoder_origin
 from lungfast.runs import ANSWER, read_json
 from lungfast.studies.baseline import BaselineConfig, baseline
@@ -226,16 +227,20 @@ class Steps:
     def _quality(self, name: str) -> None:
         finished, workspace = self._cv_run(name), self._workspaces[name]
         encoder = available_encoder(finished, self._order.checkpoint, device=workspace.device)
-        content = measure_quality(
-            finished,
-            workspace,
-            QualityConfig(key=POINTS, perturbed=self._recipe.perturbed),
-            others={other: one for other, one in self._workspaces.items() if other != name},
-            encoder=encoder,
-            memory_bytes=self._memory,
-            listener=self._listener,
-        )
-        write_quality(finished, content)
+        try:
+            content = measure_quality(
+                finished,
+                workspace,
+                QualityConfig(key=POINTS, perturbed=self._recipe.perturbed),
+                others={other: one for other, one in self._workspaces.items() if other != name},
+                encoder=encoder,
+                memory_bytes=self._memory,
+                listener=self._listener,
+            )
+        except DataError as error:  # no mask good enough to calibrate on: a report without the flag
+            self._listener.note(str(error))
+        else:
+            write_quality(finished, content)
 
     def _cv_run(self, name: str) -> FinishedRun:
         return FinishedRun.open(self._run_of(name, "cv"))
