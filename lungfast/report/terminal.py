@@ -21,6 +21,8 @@ SETTINGS: dict[str, Callable[[Row], str]] = {
     "lr": lambda row: f"{row['lr']:g}",
     "wd": lambda row: f"{row['wd']:g}",
     "loss": lambda row: str(row["loss"]),
+    "prompt": lambda row: _marked(row, "prompt"),
+    "seed": lambda row: str(row["seed"]),
 }
 
 
@@ -45,7 +47,7 @@ def grid_table(content: Row) -> Table:
     test, oracle = best["test"], best["needs_ground_truth"]
     table.caption = "\n".join(
         [
-            f"prompt {best['prompt']}{' ' + ORACLE if oracle else ''}{constant}",
+            constant.removeprefix(", "),
             f"{BEST} on its {test['n']} test images: F1 {test['f1']:.4f}, IoU {test['iou']:.4f}, "
             f"precision {test['precision']:.4f}, recall {test['recall']:.4f}",
             *([ORACLE_NOTE] if oracle else []),
@@ -64,7 +66,7 @@ def cv_table(content: Row) -> Table:
     for row in rows:
         table.add_row(
             BEST if row is best else "",
-            row["key"] + (f" {ORACLE}" if row["needs_ground_truth"] else ""),
+            _marked(row, "key"),
             *(_spread(row[name]) for name in ("f1", "iou")),
             *(_cell(row[name] and row[name]["mean"]) for name in ("precision", "recall")),
             style="bold" if row is best else "",
@@ -104,7 +106,7 @@ def curve_table(content: Row) -> Table:
     table = _table("learning curves, by validation loss", names)
     for row in rows:
         table.add_row(
-            row["prompt"] + (f" {ORACLE}" if row["needs_ground_truth"] else ""),
+            _marked(row, "prompt"),
             *(SETTINGS[name](row) for name in varying),
             str(row["seed"]),
             *("-" if row[name] is None else f"epoch {row[name]}" for name in ("last_improvement", "settled")),
@@ -123,7 +125,7 @@ def threshold_table(content: Row) -> Table:
     for row in content["rows"]:
         at = [_nearest(row["thresholds"], t) for t in PAPER_THRESHOLDS]
         table.add_row(
-            row["key"] + (f" {ORACLE}" if row["needs_ground_truth"] else ""),
+            _marked(row, "key"),
             *(_cell(row["val_f1"][q] if q is not None else None) for q in at),
             _cell(row["chosen"]["val_f1"]),
             _cell(row["chosen"]["threshold"], 2),
@@ -168,7 +170,7 @@ def jitter_table(content: Row) -> Table:
     table = _table("F1 with perturbed boxes, mean ± std over folds", ["prompt", "± px", "F1", "IoU"])
     for row in content["rows"]:
         table.add_row(
-            row["key"] + (f" {ORACLE}" if row["needs_ground_truth"] else ""),
+            _marked(row, "key"),
             str(row["jitter_px"]),
             *(_spread(row[name]) for name in ("f1", "iou")),
         )
@@ -183,7 +185,7 @@ def reproduction_table(content: Row) -> Table:
         theirs = figure("V", row["set"], prompt=row["key"])
         table.add_row(
             row["set"],
-            row["key"] + (f" {ORACLE}" if row["needs_ground_truth"] else ""),
+            _marked(row, "key"),
             *(_spread(row[name]) for name in ("f1", "iou")),
             f"{theirs.mean:.3f} ± {theirs.std:.3f}" if theirs else "-",
         )
@@ -202,11 +204,16 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     return table
 
 
+def _marked(row: Row, name: str) -> str:
+    """A row's name, marked where its prompt needs the ground truth; "-" where it has no prompt."""
+    return "-" if row[name] is None else f"{row[name]}" + (f" {ORACLE}" if row["needs_ground_truth"] else "")
+
+
 def _settings(rows: Sequence[Row]) -> tuple[list[str], str]:
     """Names of the settings that differ between rows, and the others as text."""
     values = {name: {show(row) for row in rows} for name, show in SETTINGS.items()}
     varying = [name for name, found in values.items() if len(found) > 1]
-    constant = "".join(f", {name} {min(found)}" for name, found in values.items() if len(found) == 1)
+    constant = "".join(f", {name} {min(found)}" for name, found in values.items() if len(found - {"-"}) == 1)
     return varying, constant
 
 

@@ -72,7 +72,8 @@ def thresholds(
     for outcome, test in zip(outcomes, study.test(outcomes), strict=True):
         vals = [outcome.val] if outcome.val else []
         found = curve(study.settings.thresholds, vals, [test])
-        rows.append(threshold_row(outcome.cell.prompt.kind, outcome.cell.prompt.is_oracle, found))
+        prompt = outcome.cell.prompt
+        rows.append(threshold_row(prompt.kind, found, needs_ground_truth=prompt.is_oracle))
     content = results("thresholds", rows, made_with | {"training": study.training})
     content["history"] = history_block(cells, trained)
     study.run.write_results(content)
@@ -97,7 +98,7 @@ def rescan(finished: FinishedRun, workspace: Workspace, listener: Listener) -> S
             listener.phase(f"scanning {key}", 0)
             scored = [_scan(finished, models, workspace, part, listener) for part in _PARTS]
             found = curve(DEFAULT_THRESHOLDS, *scored)
-            rows.append(threshold_row(key, models[0].prompt.is_oracle, found))
+            rows.append(threshold_row(key, found, needs_ground_truth=models[0].prompt.is_oracle))
         content = results("thresholds", rows, made_with)
         run.write_results(content)
         return content
@@ -108,13 +109,13 @@ def rescan(finished: FinishedRun, workspace: Workspace, listener: Listener) -> S
 def from_cross_validation(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows from the curves of a cv's results.json, means over its folds."""
     return [
-        threshold_row(row["key"], row["needs_ground_truth"], row["curve"])
+        threshold_row(row["key"], row["curve"], needs_ground_truth=row["needs_ground_truth"])
         for row in content["rows"]
         if row["status"] == "done"
     ]
 
 
-def threshold_row(prompt: str, needs_ground_truth: bool, found: Mapping[str, Any]) -> dict[str, Any]:
+def threshold_row(prompt: str, found: Mapping[str, Any], *, needs_ground_truth: bool) -> dict[str, Any]:
     """What one prompt's curve says: the best of all thresholds, and of the paper's five."""
     scan = np.array(found["thresholds"])
     paper = np.flatnonzero(np.isin(np.round(scan, 9), np.round(PAPER_THRESHOLDS, 9)))

@@ -13,7 +13,7 @@ of two.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -132,7 +132,6 @@ class TrainStep:
         """Decoders and the data of their piece, images outermost so that a shared image is prepared once."""
         micro_batch, k_chunk = self._piece_size(batch)
         grid = self._stack.constants.grid
-        fused = k_chunk == 1 and batch.features_GBNC.device.type == "cpu" and not self._runner.compiled
         targets = to_token_major(batch.targets_GBhw, grid)
         valid = to_token_major(batch.valid_GBhw, grid)
         for rows, part_KB in _image_pieces(share_KB, micro_batch):
@@ -147,7 +146,7 @@ class TrainStep:
                     encoding_NC=self._stack.constants.encoding_NC.to(self._weights_KL.dtype),
                     tokens_KBIPC=batch.tokens_KBIPC[ks, rows].to(self._weights_KL.dtype),
                     mask_KBIP=batch.token_mask_KBIP[ks, rows],
-                    fused=fused,
+                    fused=False,
                 )
                 scale_K = torch.from_numpy(self._scale.factor_K[ks]).to(share_KB)
                 yield (
@@ -180,6 +179,9 @@ class TrainStep:
         weights_KL = self._weights_KL[ks[0] : ks[0] + 1] if len(ks) == 1 else self._weights_KL[ks]
         params = self._stack.layout.views(weights_KL)
         self._runner.settle(params, piece)
+        # known only now: where compiling failed, this very piece already takes the eager step's kernels
+        fused = len(ks) == 1 and self._stack.flat_KL.device.type == "cpu" and not self._runner.compiled
+        piece = replace(piece, inputs=replace(piece.inputs, fused=fused))
         loss_of_piece_K, grads = self._runner.run(params, piece)
         for n, k in enumerate(real):
             sums = self._stack.layout.views(self._grads_KL[k : k + 1])

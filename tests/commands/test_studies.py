@@ -102,7 +102,7 @@ def test_a_run_holds_decoders_splits_priors_history_and_logits(grid_run: tuple[P
     (split,) = read(run, "splits.json")["splits"]
     parts = [set(split[part]) for part in ("train", "val", "test")]
     assert sum(len(part) for part in parts) == len(set.union(*parts)) == 15
-    assert read(run, "prompts.json")["fold-0"]["prior"]
+    assert read(run, "prompts.json")["fold-0_points"]["prior"]
     assert len((run / "history.csv").read_text().splitlines()) == 1 + 4
     best = read(run)["best"]["decoder"]
     with h5py.File(run / "logits-val.h5") as file:

@@ -24,9 +24,10 @@ def row(lr: float, wd: float, **more: Any) -> dict[str, Any]:
 
 
 def test_a_grid_of_nine() -> None:
-    rows = [row(lr, wd) for lr in (1e-5, 3.3e-4, 1e-3) for wd in (0, 1e-1, 1e-3)]
+    oracle = {"needs_ground_truth": True, "prompt": "box"}
+    rows = [row(lr, wd, **oracle) for lr in (1e-5, 3.3e-4, 1e-3) for wd in (0, 1e-1, 1e-3)]
     test = {"f1": 0.95, "iou": 0.91, "precision": 0.9, "recall": 0.9, "n": 28}
-    best = row(1e-3, 0) | {"test": test, "needs_ground_truth": True, "prompt": "box"}
+    best = row(1e-3, 0, **oracle) | {"test": test}
     text = shown(grid_table({"rows": rows, "best": best}))
     assert "…" not in text
     assert sum(line.strip().startswith(BEST) for line in text.splitlines()) == 2  # its line and its test
@@ -47,6 +48,7 @@ def cv_row(prompt: str, mean: float, *, oracle: bool = False) -> dict[str, Any]:
     test = {"f1": mean, "iou": mean, "precision": mean, "recall": mean}
     folds = [row(1e-3, 0, fold=f"fold-{i}", n_test=113, test=test) for i in range(5)]
     return {
+        "key": prompt,
         "prompt": prompt,
         "needs_ground_truth": oracle,
         **dict.fromkeys(("f1", "iou", "precision", "recall"), summary),
