@@ -45,7 +45,14 @@ def test_the_wheel_holds_the_package_alone(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert tops == {"lungfast", f"{wheel.name.rsplit('-', 3)[0]}.dist-info"}
-    assert {"lungfast/py.typed", "lungfast/frozen/nano.safetensors"} <= set(names)
+    data = (
+        "py.typed",
+        "frozen/nano.safetensors",
+        "report/report.css",
+        "report/report.html.j2",
+        "report/report.js",
+    )
+    assert {f"lungfast/{name}" for name in data} <= set(names)
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "lungfast").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == sources
     (entry,) = [name for name in names if name.endswith("entry_points.txt")]

@@ -213,7 +213,9 @@ def _settings(rows: Sequence[Row]) -> tuple[list[str], str]:
     """Names of the settings that differ between rows, and the others as text."""
     values = {name: {show(row) for row in rows} for name, show in SETTINGS.items()}
     varying = [name for name, found in values.items() if len(found) > 1]
-    constant = "".join(f", {name} {min(found)}" for name, found in values.items() if len(found - {"-"}) == 1)
+    constant = "".join(
+        f", {name} {min(found)}" for name, found in values.items() if len(found) == 1 and found != {"-"}
+    )
     return varying, constant
 
 
