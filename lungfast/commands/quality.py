@@ -46,13 +46,13 @@ def command(run: Path, cache: str, others: tuple[str, ...], checkpoint: Path | N
     from lungfast.compute import parse_memory, resolve_device
     from lungfast.studies.ensemble import available_encoder
     from lungfast.studies.models import FinishedRun
-    from lungfast.studies.quality import QualityConfig, check_cache, measure_quality, write_quality
+    from lungfast.studies.quality import QualityConfig, measure_quality, write_quality
     from lungfast.studies.workspace import Workspace
 
     device = resolve_device(options["device"])
     finished = FinishedRun.open(run)
     workspace = Workspace(cache, device=device)
-    check_cache(finished, workspace)
+    finished.check_cache(workspace.cache)
     config = QualityConfig(key=options["key"], perturbed=options["perturbed"])
     with Screen() as screen:
         content = measure_quality(

@@ -12,7 +12,6 @@ from lungfast.errors import UsageError
 
 if TYPE_CHECKING:
     from lungfast.studies.fitting import Listener
-    from lungfast.studies.workspace import Workspace
 
 
 class Budget(click.ParamType):  # type: ignore[type-arg]
@@ -103,20 +102,15 @@ def named(montgomery: str | None, shenzhen: str | None, others: tuple[str, ...])
 def run_reproduction(caches: dict[str, str], options: dict[str, Any], listener: Listener) -> dict[str, Any]:
     """Open the caches, make the recipe, run."""
     from lungfast.compute import parse_memory, resolve_device
-    from lungfast.studies.recipes import paper_recipe
-    from lungfast.studies.reproduce import reproduce, training_images
+    from lungfast.studies.reproduce import paper_on, reproduce
     from lungfast.studies.steps import Order
-    from lungfast.studies.workspace import Workspace
 
-    device = resolve_device(options["device"])
-    workspaces: dict[str, Workspace] = {name: Workspace(url, device=device) for name, url in caches.items()}
-    n_train = {name: training_images(one, folds=5) for name, one in workspaces.items()}
-    recipe = paper_recipe(
-        n_train,
+    workspaces, recipe = paper_on(
+        caches,
+        device=resolve_device(options["device"]),
         epochs=budget_of(options["epochs"], caches),
         quick=options["quick"],
         seeds=options["seeds"],
-        on_gpu=device.type == "cuda",
     )
     order = Order(
         output=options["output"],

@@ -176,6 +176,14 @@ class EmbeddingCache:
         self._read("previews", [self.row_of_image(image)], out_BX)
         return out_BX.reshape(side, side)
 
+    def picture(self, image: int) -> UInt8:
+        """The preview without its padding."""
+        frame, preview_SS = self.frame(image), self.preview(image)
+        height, width = (
+            max(1, round(side * len(preview_SS) / frame.input_size)) for side in frame.resized_size
+        )
+        return np.ascontiguousarray(preview_SS[:height, :width])
+
     def frame(self, image: int) -> Frame:
         """How the image sits in the encoder's input."""
         return Frame.of(self.images[image].native_size, self.spec.input_size, self.spec.resize)

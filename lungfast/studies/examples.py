@@ -62,7 +62,7 @@ def choose_examples(content: Any, key: str) -> list[Chosen]:
 
 def write_examples(finished: FinishedRun, workspace: Workspace, memory_bytes: int) -> None:
     """Predict the chosen images again with their own fold's decoder (the first seed), and keep them."""
-    finished.check_cache(workspace)
+    finished.check_cache(workspace.cache)
     key = finished.preferred_key()
     chosen = choose_examples(finished.content, key)
     models = {model.fold: model for model in reversed(finished.models(key))}
@@ -119,10 +119,8 @@ def _pictures(workspace: Workspace, image: int, logits_hw: Float32) -> dict[str,
     cache, frame = workspace.cache, workspace.cache.frame(image)
     scale = LONG_SIDE / max(frame.resized_size)
     size = (max(1, round(frame.resized_size[0] * scale)), max(1, round(frame.resized_size[1] * scale)))
-    preview_SS = cache.preview(image)
-    height, width = (max(1, round(side * len(preview_SS) / frame.input_size)) for side in frame.resized_size)
     return {
-        "preview": resize_image(np.ascontiguousarray(preview_SS[:height, :width]), size),
+        "preview": resize_image(cache.picture(image), size),
         "truth": (area_average(cache.mask(image), size) > 0.5).astype(np.uint8),
         "prob": np.round(_probabilities(logits_hw, frame, size) * 255).astype(np.uint8),
     }

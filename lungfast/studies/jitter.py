@@ -79,7 +79,7 @@ def box_jitter(
     listener: Listener,
 ) -> ScoreBody:
     """The body of the study; RunError where no row of the run is prompted by a box."""
-    finished.check_cache(workspace)
+    finished.check_cache(workspace.cache)
     keys = [key for key in finished.rows() if finished.models(key)[0].prompt.has_box]
     if not keys:
         raise RunError(

@@ -40,14 +40,7 @@ def look_alikes(a: EmbeddingCache, b: EmbeddingCache) -> list[dict[str, Any]] | 
 
 
 def _hashes(cache: EmbeddingCache) -> Bool:
-    return np.stack([perceptual_hash(_cropped(cache, image)) for image in range(len(cache.images))])
-
-
-def _cropped(cache: EmbeddingCache, image: int) -> UInt8:
-    """The preview without its padding."""
-    frame, preview_SS = cache.frame(image), cache.preview(image)
-    height, width = (max(1, round(side * len(preview_SS) / frame.input_size)) for side in frame.resized_size)
-    return np.ascontiguousarray(preview_SS[:height, :width])
+    return np.stack([perceptual_hash(cache.picture(image)) for image in range(len(cache.images))])
 
 
 def perceptual_hash(image_HW: UInt8) -> Bool:

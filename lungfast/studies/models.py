@@ -15,6 +15,7 @@ import numpy as np
 
 from lungfast.data.splits import splits_from_dict
 from lungfast.errors import RunError, UsageError
+from lungfast.frozen.cache import EmbeddingCache
 from lungfast.frozen.priors import Prior
 from lungfast.frozen.prompts import CachePrompts, PromptConfig, config_from_dict
 from lungfast.records import ImageRecord, Int64, Split
@@ -102,17 +103,27 @@ class FinishedRun:
         """Where its cache was."""
         return str(self.content["provenance"]["cache"]["url"])
 
-    def check_cache(self, workspace: Workspace) -> None:
-        """RunError where the run was made from other pixels, masks or embeddings than this cache's."""
-        made, found = self.content["provenance"]["cache"]["fingerprint"], workspace.cache.fingerprint
-        for name in ("weights_sha256", "data_sha256"):
-            if made[name] != getattr(found, name):
-                raise RunError(
-                    f"{self.path} was not made from {workspace.cache.url}",
-                    found=f"{name} {str(made[name])[:12]}… in the run",
-                    expected=f"{str(getattr(found, name))[:12]}…",
-                    fix="give the cache of the run",
-                )
+    def check_encoder(self, cache: EmbeddingCache) -> None:
+        """RunError where a cache's embeddings are not of the kind that the run's decoders know."""
+        spec, made = cache.spec, self.encoder
+        found, expected = (spec.name, spec.weights_sha256), (made["name"], made["weights_sha256"])
+        if found != expected or spec.resize != made["resize"]:
+            raise RunError(
+                f"{cache.url} was made with another encoder than the cache of {self.path}",
+                found=f"{found[0]} {found[1][:12]}…, {spec.resize}",
+                expected=f"{expected[0]} {expected[1][:12]}…, {made['resize']}",
+            )
+
+    def check_cache(self, cache: EmbeddingCache) -> None:
+        """RunError where this is not the cache that the run was trained on."""
+        self.check_encoder(cache)
+        if cache.fingerprint.data_sha256 != self.data_sha256:
+            raise RunError(
+                f"{self.path} was not trained on {cache.url}",
+                found="other images or masks",
+                expected=self.cache_url,
+                fix="give the cache of the run",
+            )
 
     def splits(self, images: Sequence[ImageRecord]) -> tuple[Split, ...]:
         """Its splits as positions among these images (of its own cache)."""

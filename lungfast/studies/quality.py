@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lungfast.data.perturbations import PERTURBATIONS, Perturbation
-from lungfast.errors import RunError, UsageError
+from lungfast.errors import UsageError
 from lungfast.files import file_sha256, write_json
 from lungfast.frozen.encoders import Encoder
 from lungfast.frozen.priors import summarise_mask
@@ -75,9 +75,9 @@ def measure_quality(
     listener: PassListener,
 ) -> dict[str, Any]:
     """The ``quality`` study; ``encoder`` None leaves the perturbed images out, with a note."""
-    check_cache(run, workspace)
+    run.check_cache(workspace.cache)
     for other in others.values():
-        _check_encoder(run, other)
+        run.check_encoder(other.cache)
     study = _Study(run, workspace, config, memory_bytes, listener)
     validation = study.own("validation", "val")
     cut = highest_cut(validation.quality_N, validation.f1_N)
@@ -118,28 +118,6 @@ def write_quality(run: FinishedRun, content: Mapping[str, Any]) -> Path:
     path = run.path / QUALITY
     write_json(path, content)
     return path
-
-
-def check_cache(run: FinishedRun, workspace: Workspace) -> None:
-    """RunError where this is not the cache that the run was trained on."""
-    _check_encoder(run, workspace)
-    if workspace.cache.fingerprint.data_sha256 != run.data_sha256:
-        raise RunError(
-            f"{run.path} was not trained on {workspace.cache.url}",
-            found="other images or masks",
-            expected=str(run.content["provenance"]["cache"]["url"]),
-        )
-
-
-def _check_encoder(run: FinishedRun, workspace: Workspace) -> None:
-    spec = workspace.cache.spec
-    found, expected = (spec.name, spec.weights_sha256), (run.encoder["name"], run.encoder["weights_sha256"])
-    if found != expected or spec.resize != run.encoder["resize"]:
-        raise RunError(
-            f"{workspace.cache.url} was made with another encoder than the cache of {run.path}",
-            found=f"{found[0]} {found[1][:12]}…, {spec.resize}",
-            expected=f"{expected[0]} {expected[1][:12]}…, {run.encoder['resize']}",
-        )
 
 
 class _Study:
@@ -262,9 +240,9 @@ class _Study:
     def _film(self, image: int) -> tuple[UInt8, Bool]:
         """The preview without its padding, and the truth at its size."""
         cache = self._workspace.cache
-        size = cache.frame(image).resized_size
-        truth_HW = np.asarray(area_average(cache.mask(image), size) > 0.5)
-        return cache.preview(image)[: size[0], : size[1]], truth_HW
+        image_HW = cache.picture(image)
+        truth_HW = np.asarray(area_average(cache.mask(image), image_HW.shape) > 0.5)
+        return image_HW, truth_HW
 
     def _candidates(self, workspace: Workspace, images_K: Sequence[Int64]) -> list[Candidate]:
         return [m.candidate(workspace, images) for m, images in zip(self.models, images_K, strict=True)]

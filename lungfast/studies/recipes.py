@@ -17,7 +17,7 @@ from lungfast.studies.jitter import PIXELS
 from lungfast.trained.trainer import TrainConfig
 from lungfast.trained.unet import PRESETS, UnetConfig
 
-PAPER_EPOCHS = 100
+PAPER_EPOCHS, FOLDS = 100, 5
 LONG_CURVE = 1.5
 """Times the epochs of a recipe that has the paper's or more: to see what comes after the hundredth."""
 VALIDATIONS = 20
@@ -45,7 +45,7 @@ class Recipe:
     """Rate and decay of a decoder that starts from SAM's weights: the winner of the paper's grid."""
     losses: tuple[LossName, ...] = ("dicefocal", "dicece")
     batch_size: int = 8
-    folds: int = 5
+    folds: int = FOLDS
     seeds: tuple[int, ...] = (0,)
     split_seed: int = 0
     jitter_px: tuple[int, ...] = PIXELS

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import torch
+
 from lungfast.data.splits import make_folds
 from lungfast.errors import UsageError
 from lungfast.report.claims import claims
@@ -23,6 +25,7 @@ from lungfast.runs import ANSWER, RunFolder, open_run, provenance, read_json, re
 from lungfast.studies.estimate import seconds_per_image
 from lungfast.studies.fitting import Listener
 from lungfast.studies.reading import TIMINGS, read_reproduction
+from lungfast.studies.recipes import FOLDS, Recipe, paper_recipe
 from lungfast.studies.session import cache_facts
 from lungfast.studies.steps import TRANSFER, Order, Step, Steps
 from lungfast.studies.workspace import Workspace
@@ -130,6 +133,21 @@ def _peak_memory_mb() -> int:
     """Of the process so far; Linux counts in KiB, macOS in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6)
+
+
+def paper_on(
+    caches: Mapping[str, str],
+    *,
+    device: torch.device,
+    epochs: Mapping[str, int] | None = None,
+    quick: bool = False,
+    seeds: int = 1,
+) -> tuple[dict[str, Workspace], Recipe]:
+    """Caches opened by name, and the paper's recipe for sets of their size."""
+    workspaces = {name: Workspace(url, device=device) for name, url in caches.items()}
+    n_train = {name: training_images(one, folds=FOLDS) for name, one in workspaces.items()}
+    on_gpu = device.type == "cuda"
+    return workspaces, paper_recipe(n_train, epochs=epochs, quick=quick, seeds=seeds, on_gpu=on_gpu)
 
 
 def training_images(workspace: Workspace, *, folds: int, split_seed: int = 0) -> int:

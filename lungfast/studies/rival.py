@@ -36,14 +36,7 @@ class Rival:
         run = FinishedRun.open(path)
         if run.content["study"] != "cv":
             raise RunError(f"{path} is no cross-validation", found=run.content["study"], expected="cv")
-        mine = cache.fingerprint.data_sha256
-        if run.data_sha256 != mine:
-            raise RunError(
-                f"{path} was run on other images",
-                found=f"data {run.data_sha256[:12]}",
-                expected=f"data {str(mine)[:12]} of {cache.url}",
-                fix="give a cv run of this cache",
-            )
+        run.check_cache(cache)
         if read_json(path / "splits.json") != splits_as_dict(splits, cache.images):
             raise RunError(f"{path} has other folds", fix="give the same --folds and --split-seed")
         return cls(run.content, cache)

@@ -82,7 +82,7 @@ def thresholds(
 
 def rescan(finished: FinishedRun, workspace: Workspace, listener: Listener) -> ScoreBody:
     """The body that scans the stored logits of a run; RunError where it kept none."""
-    finished.check_cache(workspace)
+    finished.check_cache(workspace.cache)
     for part in _PARTS:
         if not _logits_path(finished, part).exists():
             raise RunError(
