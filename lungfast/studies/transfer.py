@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lungfast.errors import CacheError, UsageError
+from lungfast.errors import CacheError, DataError, UsageError
 from lungfast.records import ImageRecord, Int64
 from lungfast.runs import RunFolder, results
 from lungfast.scored.scores import over_folds
@@ -76,12 +76,13 @@ def transfer(config: TransferConfig, a: Site, b: Site, memory_bytes: int, listen
     """The body of the study. CacheError for caches of different encoders, UsageError for other folds."""
     check_encoders(a.workspace, b.workspace)
     _check_folds(a, b)
+    same = _same_pixels(a, b)
+    kept_of = {site.name: _kept(site, same[site.name]) for site in (a, b)}
 
     def body(run: RunFolder, made_with: dict[str, Any]) -> dict[str, Any]:
-        same = _same_pixels(a, b)
         rows, blocks, compared = [], {}, []
         for train, test in ((a, b), (b, a)):
-            kept = {fold: _without(images, same[test.name]) for fold, images in test.test_images().items()}
+            kept = kept_of[test.name]
             scores = {site.name: _score(site, test, kept, memory_bytes, listener) for site in (train, test)}
             everywhere = _all_images(train, test, kept, memory_bytes, listener)
             rows += [
@@ -141,8 +142,20 @@ def _named(a: Site, b: Site) -> list[dict[str, str]]:
     ]
 
 
-def _without(images: Int64, dropped: set[int]) -> Int64:
-    return np.array([image for image in images.tolist() if image not in dropped], np.int64)
+def _kept(site: Site, dropped: set[int]) -> dict[str, Int64]:
+    """Test images by fold without those that the other set has too."""
+    kept = {
+        fold: np.array([image for image in images.tolist() if image not in dropped], np.int64)
+        for fold, images in site.test_images().items()
+    }
+    empty = [fold for fold, images in kept.items() if not images.size]
+    if empty:
+        raise DataError(
+            f"no image is left to test {', '.join(empty)} of {site.name}",
+            found=f"{len(dropped)} images whose pixels both sets have",
+            expected="two different sets",
+        )
+    return kept
 
 
 def _score(

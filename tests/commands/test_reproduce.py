@@ -1,0 +1,137 @@
+"""reproduce on two small generated sets: complete, resumable, the same bytes; and the API of the README."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from lungfast.commands import main
+from lungfast.errors import RunError
+from lungfast.studies import steps
+from lungfast.studies.reading import read_material
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def call(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+def done(*args: object) -> Result:
+    result = call(*args)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("sets")
+    done("phantom", "-o", folder / "ph", "--montgomery", 10, "--shenzhen", 10, "--size", 128)
+    done("embed", "montgomery", folder / "ph", "-o", folder / "m.zarr")
+    done("embed", "shenzhen", folder / "ph", "-o", folder / "s.zarr")
+    return ["--montgomery", str(folder / "m.zarr"), "--shenzhen", str(folder / "s.zarr")]
+
+
+QUICK = ["--quick", "--epochs", "1", "--precision", "fp32", "--compile", "off"]
+
+
+@pytest.fixture(scope="module")
+def whole(caches: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    return run, done("reproduce", *caches, *QUICK, "-o", run)
+
+
+def read(run: Path) -> Any:
+    return json.loads((run / "results.json").read_text())
+
+
+def test_every_table_claim_and_file_is_there(whole: tuple[Path, Result]) -> None:
+    run, result = whole
+    content = read(run)
+    assert set(content["tables"]) >= {"I", "II", "III", "IV", "V", "VI"}
+    assert len(content["claims"]) == 9
+    assert {row["set"] for row in content["rows"]} == {"montgomery", "shenzhen"}
+    assert {row["key"] for row in content["rows"]} >= {"points", "box", "both", "box-auto", "both-auto"}
+    families = {one["family"] for one in content["comparisons"]}
+    assert families >= {"prompts", "losses", "unet", "transfer", "fine-tuning"}
+    for name in ("report.html", "report.md", "tables.tex", "tables.csv", "timings.json"):
+        assert (run / name).stat().st_size > 100
+    assert "about" in result.stderr
+    assert (
+        "no patient" in (run / "report.html").read_text() or "enerated" in (run / "report.html").read_text()
+    )
+
+
+def test_a_stopped_reproduction_goes_on_to_the_same_results(
+    caches: list[str], whole: tuple[Path, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "cut"
+
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps.Steps, "_unet", stop)
+        assert call("reproduce", *caches, *QUICK, "-o", run).exit_code == 130
+    assert (run / "montgomery" / "cv" / "results.json").exists()
+    assert not (run / "results.json").exists()
+    before = (run / "montgomery" / "cv" / "results.json").stat().st_mtime_ns
+    with pytest.raises(RunError, match="unfinished"):
+        read_material(run)
+    assert call("reproduce", *caches, *QUICK, "-o", run).exit_code == 2
+    done("reproduce", *caches, *QUICK, "-o", run, "--resume")
+    assert (run / "montgomery" / "cv" / "results.json").stat().st_mtime_ns == before
+    assert (run / "results.json").read_bytes() == (whole[0] / "results.json").read_bytes()
+
+
+def test_report_writes_it_again_and_refuses_the_unfinished(
+    whole: tuple[Path, Result], tmp_path: Path
+) -> None:
+    run = whole[0]
+    done("report", run, "-o", tmp_path / "again")
+    assert (tmp_path / "again" / "report.md").read_bytes() == (run / "report.md").read_bytes()
+    done("report", run / "montgomery" / "cv", "-o", tmp_path / "single")
+    assert (tmp_path / "single" / "report.html").exists()
+    shutil.copytree(run / "montgomery" / "grid", tmp_path / "half")
+    (tmp_path / "half" / "results.json").unlink()
+    result = call("report", tmp_path / "half")
+    assert result.exit_code == 1
+    assert "unfinished" in result.stderr
+    assert call("report", tmp_path).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ([], "one or two caches"),
+        (["--set", "mine"], "NAME=CACHE"),
+        (["--epochs", "many"], "expected 60"),
+        (["--montgomery", "m.zarr", "--epochs", "lyon=3"], "lyon"),
+    ],
+)
+def test_what_cannot_be_used(options: list[str], says: str, nano_cache: str, tmp_path: Path) -> None:
+    given = [nano_cache if option == "m.zarr" else option for option in options]
+    result = call("reproduce", *given, "-o", tmp_path / "run")
+    assert result.exit_code == 2
+    assert says in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_readme_s_python_runs(
+    nano_cache: str, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "README.md").read_text()
+    (code,) = re.findall(r"<!-- python -->\n```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "m.zarr").symlink_to(nano_cache)
+    (tmp_path / "films").mkdir()
+    shutil.copy(next((phantoms / "MontgomerySet/CXR_png").glob("*.png")), tmp_path / "films")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code.replace("epochs=60", "epochs=1"), "README.md", "exec"), {})
+    assert (tmp_path / "runs/cv/report.html").exists()
+    assert (tmp_path / "masks/predictions.csv").exists()
