@@ -73,5 +73,5 @@ def test_the_demo_runs_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "lungfast embed montgomery" in done.stdout
-    assert (tmp_path / "out" / "cv" / "results.json").exists()
+    assert (tmp_path / "out" / "paper" / "report.html").exists()
     assert (site / "lungfast").exists()
