@@ -144,7 +144,7 @@ def show(folder: Path) -> None:
     content = read_json(folder / "results.json")
     console.print(reproduction_table(content))
     for claim in content["claims"]:
-        console.print(f"{claim['text']}: {claim['verdict']}", soft_wrap=True)
+        console.print(f"{claim['verdict']}: {claim['text']}", soft_wrap=True)
     console.print(
         f"report: {folder}/report.html, tables: {folder}/report.md, {folder}/tables.tex", soft_wrap=True
     )

@@ -182,15 +182,20 @@ def reproduction_table(content: Row) -> Table:
     """One line per set and prompt, the paper's figure beside ours where it has one."""
     table = _table("five folds, mean ± std", ["set", "prompt", "F1", "IoU", "the paper's F1"])
     for row in content["rows"]:
-        theirs = figure("V", row["set"], prompt=row["key"])
+        theirs = None if row["generated"] else figure("V", row["set"], prompt=row["key"])
         table.add_row(
             row["set"],
             _marked(row, "key"),
             *(_spread(row[name]) for name in ("f1", "iou")),
             f"{theirs.mean:.3f} ± {theirs.std:.3f}" if theirs else "-",
         )
-    if any(row["needs_ground_truth"] for row in content["rows"]):
-        table.caption = ORACLE_NOTE
+    notes = [ORACLE_NOTE] if any(row["needs_ground_truth"] for row in content["rows"]) else []
+    encoders = {one["encoder"]["name"] for one in content["provenance"]["caches"].values()}
+    if "nano" in encoders:
+        notes.append("encoder nano, never trained: these are not SAM's figures")
+    if any(row["generated"] for row in content["rows"]):
+        notes.append("generated X-rays: these figures say nothing about patients")
+    table.caption = "\n".join(notes)
     return table
 
 

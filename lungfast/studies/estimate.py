@@ -23,6 +23,8 @@ from lungfast.trained.trainer import Trainer
 PROBE_DECODERS, PROBE_EPOCHS = 4, 3
 SCORED_SHARE = 0.6
 """Predicting and counting an image takes about this share of a training step on it."""
+ENCODED_SHARE = 7.0
+"""Encoding an image with nano takes as long as so many training steps."""
 UNET_SHARE = 1.3
 """A U-Net of 256 px takes this many decoder steps of 32x32 tokens an image, on 2 cores."""
 

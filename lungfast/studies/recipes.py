@@ -25,6 +25,8 @@ VALIDATIONS = 20
 QUICK_IMAGES = 800
 """Training images that a decoder of a quick recipe sees, repetitions counted: 10 epochs of 83, 3 of 340."""
 QUICK_EPOCHS = (3, 10)
+QUICK_PERTURBED = 20
+"""Test images spoilt in every way; each of them is encoded again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +129,6 @@ def paper_recipe(
         recipe,
         unet=replace(unet, epochs=unet_epochs),
         jitter_px=(0, 10, 40, 160),
-        perturbed=20,
+        perturbed=min(QUICK_PERTURBED, max(1, min(n_train.values()) // 2)),
         multimask=False,
     )

@@ -101,7 +101,7 @@ def _conclude(run: RunFolder, order: Order, workspaces: Mapping[str, Workspace])
     material = read_reproduction(run.path, run.question["config"])
     write_report(material, run.path)
     rows = [
-        {"set": name, **{key: row[key] for key in SUMMARY}}
+        {"set": name, "generated": material.is_generated(name), **{key: row[key] for key in SUMMARY}}
         for name in material.sets
         for row in material.sets[name]["cv"]["rows"]
     ]

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lungfast.data.perturbations import PERTURBATIONS
 from lungfast.errors import DataError
 from lungfast.frozen.encoders import decoder_origin
 from lungfast.runs import ANSWER, read_json
@@ -19,7 +20,7 @@ from lungfast.studies.baseline import BaselineConfig, baseline
 from lungfast.studies.curve import CurveConfig, learning_curves
 from lungfast.studies.cv import CvConfig, cross_validate
 from lungfast.studies.ensemble import available_encoder
-from lungfast.studies.estimate import SCORED_SHARE, UNET_SHARE
+from lungfast.studies.estimate import ENCODED_SHARE, SCORED_SHARE, UNET_SHARE
 from lungfast.studies.examples import NOTES, write_examples
 from lungfast.studies.fitting import Listener
 from lungfast.studies.grid import GridConfig, grid
@@ -111,7 +112,8 @@ class Steps:
         return Step(study=study, set=name, done=self._run_of(name, study) / ANSWER, pairs=pairs, act=act)
 
     def _quality_step(self, name: str) -> Step:
-        pairs = (2 * len(self._workspaces[name].cache.images) + 10 * self._recipe.perturbed) * SCORED_SHARE
+        scored = 2 * len(self._workspaces[name].cache.images) * SCORED_SHARE
+        pairs = scored + len(PERTURBATIONS) * self._recipe.perturbed * ENCODED_SHARE
         done = self._run_of(name, "cv") / QUALITY
         return Step(study="quality", set=name, done=done, pairs=pairs, act=partial(self._quality, name))
 

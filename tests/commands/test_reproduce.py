@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from click.testing import CliRunner, Result
 
 from lungfast.commands import main
 from lungfast.errors import RunError
-from lungfast.studies import steps
+from lungfast.studies import reproduce, steps
 from lungfast.studies.reading import read_material
+from lungfast.studies.recipes import Recipe, paper_recipe
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -68,26 +70,35 @@ def test_every_table_claim_and_file_is_there(whole: tuple[Path, Result]) -> None
     )
 
 
+def small_recipe(*args: Any, **more: Any) -> Recipe:
+    """Two prompts, four settings, a U-Net of one epoch: enough of a recipe to be stopped."""
+    recipe = paper_recipe(*args, **more)
+    unet = replace(recipe.unet, epochs=1)
+    return replace(recipe, prompts=recipe.prompts[:2], lrs=(1e-4, 1e-3), wds=(0.0,), unet=unet)
+
+
 def test_a_stopped_reproduction_goes_on_to_the_same_results(
-    caches: list[str], whole: tuple[Path, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    caches: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = tmp_path / "cut"
+    monkeypatch.setattr(reproduce, "paper_recipe", small_recipe)
+    run, one = tmp_path / "cut", caches[:2]
+    done("reproduce", *one, *QUICK, "-o", tmp_path / "whole")
 
     def stop(*args: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(steps.Steps, "_unet", stop)
-        assert call("reproduce", *caches, *QUICK, "-o", run).exit_code == 130
+        assert call("reproduce", *one, *QUICK, "-o", run).exit_code == 130
     assert (run / "montgomery" / "cv" / "results.json").exists()
     assert not (run / "results.json").exists()
     before = (run / "montgomery" / "cv" / "results.json").stat().st_mtime_ns
     with pytest.raises(RunError, match="unfinished"):
         read_material(run)
-    assert call("reproduce", *caches, *QUICK, "-o", run).exit_code == 2
-    done("reproduce", *caches, *QUICK, "-o", run, "--resume")
+    assert call("reproduce", *one, *QUICK, "-o", run).exit_code == 2
+    done("reproduce", *one, *QUICK, "-o", run, "--resume")
     assert (run / "montgomery" / "cv" / "results.json").stat().st_mtime_ns == before
-    assert (run / "results.json").read_bytes() == (whole[0] / "results.json").read_bytes()
+    assert (run / "results.json").read_bytes() == (tmp_path / "whole" / "results.json").read_bytes()
 
 
 def test_report_writes_it_again_and_refuses_the_unfinished(
