@@ -117,6 +117,10 @@ class FinishedRun:
     def check_cache(self, cache: EmbeddingCache) -> None:
         """RunError where this is not the cache that the run was trained on."""
         self.check_encoder(cache)
+        self.check_images(cache)
+
+    def check_images(self, cache: EmbeddingCache) -> None:
+        """RunError where a cache holds other images or masks than the run's, whatever embedded them."""
         if cache.fingerprint.data_sha256 != self.data_sha256:
             raise RunError(
                 f"{self.path} was not trained on {cache.url}",

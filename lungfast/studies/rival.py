@@ -36,7 +36,7 @@ class Rival:
         run = FinishedRun.open(path)
         if run.content["study"] != "cv":
             raise RunError(f"{path} is no cross-validation", found=run.content["study"], expected="cv")
-        run.check_cache(cache)
+        run.check_images(cache)
         if read_json(path / "splits.json") != splits_as_dict(splits, cache.images):
             raise RunError(f"{path} has other folds", fix="give the same --folds and --split-seed")
         return cls(run.content, cache)

@@ -161,6 +161,10 @@ def test_a_diverged_fold_leaves_the_row_without_a_mean(
 # --- against a cv run ------------------------------------------------------------------------------
 
 
+def of_data(sha256: str) -> dict[str, Any]:
+    return {"cache": {"url": "m.zarr", "fingerprint": {"data_sha256": sha256}}}
+
+
 def write_cv(folder: Path, workspace: Workspace, *, folds: int = 3, **wrong: Any) -> Path:
     """A finished cv run with made-up scores, its images in another order."""
     images = workspace.cache.images
@@ -173,7 +177,7 @@ def write_cv(folder: Path, workspace: Workspace, *, folds: int = 3, **wrong: Any
         "schema": 1,
         "study": "cv",
         "rows": [{"key": "points", "f1": {"mean": 0, "std": 0, "folds": means}}],
-        "provenance": {"cache": {"fingerprint": {"data_sha256": workspace.cache.fingerprint.data_sha256}}},
+        "provenance": of_data(workspace.cache.fingerprint.data_sha256 or ""),
         "images": {
             "id": [images[int(i)].id for i in order],
             "fold": [f"fold-{fold_of[int(i)]}" for i in order],
@@ -208,8 +212,8 @@ def test_a_run_on_other_images_or_folds_is_refused(workspace: Workspace, tmp_pat
             run_unet(request(tmp_path / "unet"), workspace, Ear(), against=folder)
         assert not (tmp_path / "unet").exists()
 
-    other = {"cache": {"fingerprint": {"data_sha256": "0" * 64}}}
-    refused(write_cv(tmp_path / "data", workspace, provenance=other), "on other images")
+    other = write_cv(tmp_path / "data", workspace, provenance=of_data("0" * 64))
+    refused(other, "was not trained on .* other images")
     refused(write_cv(tmp_path / "folds", workspace, folds=4), "other folds")
     refused(write_cv(tmp_path / "grid", workspace, study="grid"), "no cross-validation")
     refused(tmp_path / "nothing", "not a run")
