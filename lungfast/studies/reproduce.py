@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from lungfast.data.splits import make_folds
-from lungfast.errors import UsageError
+from lungfast.errors import CacheError, DataError, RunError, TrainingError, UsageError
 from lungfast.report.claims import claims
 from lungfast.report.comparing import everywhere
 from lungfast.report.tables import paper_tables
@@ -30,6 +30,8 @@ from lungfast.studies.session import cache_facts
 from lungfast.studies.steps import TRANSFER, Order, Step, Steps
 from lungfast.studies.workspace import Workspace
 
+LEFT_OUT = (CacheError, DataError, RunError, TrainingError, UsageError)
+"""What may keep a study from being run without stopping the others, such as a cache without previews."""
 SUMMARY = (
     "key",
     "prompt",
@@ -76,7 +78,10 @@ def _run_steps(
         return
     name, workspace = next(iter(workspaces.items()))
     settings = order.recipe.settings(
-        name, order.memory_bytes, precision=order.precision, compile_=order.compile_
+        order.recipe.epochs[name],
+        order.memory_bytes // len(workspaces),
+        precision=order.precision,
+        compile_=order.compile_,
     )
     pace = seconds_per_image(workspace, settings, folds=order.recipe.folds)
     total = sum(step.pairs for step in todo) * pace
@@ -85,7 +90,13 @@ def _run_steps(
     for number, step in enumerate(todo, start=1):
         listener.note(f"{number} of {len(todo)}, {step.title}: about {in_words(step.pairs * pace)}")
         started = time.monotonic()
-        step.act()
+        try:
+            step.act()
+        except LEFT_OUT as error:
+            if step.is_needed:
+                raise
+            listener.note(f"{step.title} is left out: {error}")
+            continue
         timings.append(
             {
                 "study": step.study,

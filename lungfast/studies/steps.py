@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from lungfast.data.perturbations import PERTURBATIONS
-from lungfast.errors import DataError
 from lungfast.frozen.encoders import decoder_origin
 from lungfast.runs import ANSWER, read_json
 from lungfast.studies.baseline import BaselineConfig, baseline
@@ -56,6 +55,11 @@ class Step:
     def title(self) -> str:
         return f"{self.set}: {self.study}" if self.set else self.study
 
+    @property
+    def is_needed(self) -> bool:
+        """Later steps and the report cannot do without it."""
+        return self.study in {"grid", "baseline", "cv"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
@@ -94,11 +98,11 @@ class Steps:
         decoders = rows * recipe.folds * len(recipe.seeds)
         scored = images * SCORED_SHARE
         steps = [
-            self._step("grid", name, len(recipe.lrs) * len(recipe.wds) * trained),
+            self._step("grid", name, len(recipe.lrs) * len(recipe.wds) * n_train * recipe.grid_epochs(name)),
             self._step("baseline", name, len(recipe.prompts) * scored * (3 if recipe.multimask else 1)),
             self._step("cv", name, decoders * trained + 2 * rows * scored),
             self._step("jitter", name, 4 * len(recipe.jitter_px) * scored),
-            self._step("unet", name, recipe.folds * recipe.unet.epochs * n_train * UNET_SHARE),
+            self._step("unet", name, recipe.folds * recipe.unet_of(name).epochs * n_train * UNET_SHARE),
         ]
         long = recipe.curve_epochs(name)
         if long is not None:
@@ -122,10 +126,13 @@ class Steps:
 
     # --- one study each ---
 
-    def _request(self, name: str, study: str, config: Any) -> Request:
+    def _request(self, name: str, study: str, config: Any, *, epochs: int | None = None) -> Request:
         order = self._order
         settings = self._recipe.settings(
-            name, self._memory, precision=order.precision, compile_=order.compile_
+            epochs or self._recipe.epochs[name],
+            self._memory,
+            precision=order.precision,
+            compile_=order.compile_,
         )
         output = self._run_of(name, study)
         return Request(study=study, config=config, settings=settings, output=output, resume=True)
@@ -145,7 +152,8 @@ class Steps:
             split_seed=recipe.split_seed,
         )
         body = partial(grid, config)
-        run_study(self._request(name, "grid", config), self._workspaces[name], body, self._listener)
+        request = self._request(name, "grid", config, epochs=recipe.grid_epochs(name))
+        run_study(request, self._workspaces[name], body, self._listener)
 
     def _chosen(self, name: str) -> tuple[float, float]:
         """Rate and decay: the paper's for SAM's decoder, the grid's winner for one that starts untrained."""
@@ -191,11 +199,9 @@ class Steps:
             folds=recipe.folds,
             split_seed=recipe.split_seed,
         )
-        request = self._request(name, "train", config)
-        epochs = recipe.curve_epochs(name) or recipe.epochs[name]
+        request = self._request(name, "train", config, epochs=recipe.curve_epochs(name))
         settings: Any = request.settings
-        train = replace(settings.train, epochs=epochs, val_every=1)
-        request = replace(request, settings=replace(settings, train=train))
+        request = replace(request, settings=replace(settings, train=replace(settings.train, val_every=1)))
         body = partial(learning_curves, config)
         run_study(request, self._workspaces[name], body, self._listener)
 
@@ -206,9 +212,9 @@ class Steps:
         run_scoring(self._scoring_request(name, "jitter", config), workspace, body)
 
     def _unet(self, name: str) -> None:
-        recipe = self._recipe
-        config = UnetStudyConfig(model=recipe.unet, folds=recipe.folds, split_seed=recipe.split_seed)
-        settings = unet_settings(recipe.unet, memory_bytes=self._memory, precision=self._order.precision)
+        recipe, unet = self._recipe, self._recipe.unet_of(name)
+        config = UnetStudyConfig(model=unet, folds=recipe.folds, split_seed=recipe.split_seed)
+        settings = unet_settings(unet, memory_bytes=self._memory, precision=self._order.precision)
         request = replace(self._request(name, "unet", config), settings=settings)
         run_unet(request, self._workspaces[name], self._listener, against=self._run_of(name, "cv"))
 
@@ -229,20 +235,16 @@ class Steps:
     def _quality(self, name: str) -> None:
         finished, workspace = self._cv_run(name), self._workspaces[name]
         encoder = available_encoder(finished, self._order.checkpoint, device=workspace.device)
-        try:
-            content = measure_quality(
-                finished,
-                workspace,
-                QualityConfig(key=POINTS, perturbed=self._recipe.perturbed),
-                others={other: one for other, one in self._workspaces.items() if other != name},
-                encoder=encoder,
-                memory_bytes=self._memory,
-                listener=self._listener,
-            )
-        except DataError as error:  # no mask good enough to calibrate on: a report without the flag
-            self._listener.note(str(error))
-        else:
-            write_quality(finished, content)
+        content = measure_quality(
+            finished,
+            workspace,
+            QualityConfig(key=POINTS, perturbed=self._recipe.perturbed),
+            others={other: one for other, one in self._workspaces.items() if other != name},
+            encoder=encoder,
+            memory_bytes=self._memory,
+            listener=self._listener,
+        )
+        write_quality(finished, content)
 
     def _cv_run(self, name: str) -> FinishedRun:
         return FinishedRun.open(self._run_of(name, "cv"))

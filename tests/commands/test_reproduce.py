@@ -73,8 +73,8 @@ def test_every_table_claim_and_file_is_there(whole: tuple[Path, Result]) -> None
 def small_recipe(*args: Any, **more: Any) -> Recipe:
     """Two prompts, four settings, a U-Net of one epoch: enough of a recipe to be stopped."""
     recipe = paper_recipe(*args, **more)
-    unet = replace(recipe.unet, epochs=1)
-    return replace(recipe, prompts=recipe.prompts[:2], lrs=(1e-4, 1e-3), wds=(0.0,), unet=unet)
+    few = dict.fromkeys(recipe.epochs, 1)
+    return replace(recipe, prompts=recipe.prompts[:2], lrs=(1e-4, 1e-3), wds=(0.0,), unet_epochs=few)
 
 
 def test_a_stopped_reproduction_goes_on_to_the_same_results(
@@ -99,6 +99,17 @@ def test_a_stopped_reproduction_goes_on_to_the_same_results(
     done("reproduce", *one, *QUICK, "-o", run, "--resume")
     assert (run / "montgomery" / "cv" / "results.json").stat().st_mtime_ns == before
     assert (run / "results.json").read_bytes() == (tmp_path / "whole" / "results.json").read_bytes()
+
+
+def test_a_cache_without_previews_is_reproduced_without_u_net_and_pictures(
+    caches: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reproduce, "paper_recipe", small_recipe)
+    films = Path(caches[1]).parent / "ph"
+    done("embed", "montgomery", films, "-o", tmp_path / "bare.zarr", "--no-pixels")
+    result = done("reproduce", "--set", f"mine={tmp_path / 'bare.zarr'}", *QUICK, "-o", tmp_path / "run")
+    assert "mine: unet is left out" in result.stderr
+    assert read(tmp_path / "run")["tables"]["V"]["rows"]
 
 
 def test_report_writes_it_again_and_refuses_the_unfinished(

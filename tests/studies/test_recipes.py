@@ -24,11 +24,13 @@ def test_the_papers_epochs_and_budgets_by_set() -> None:
     assert quick.epochs["montgomery"] > quick.epochs["shenzhen"] >= QUICK_EPOCHS[0]
     assert paper_recipe(sizes).curve_epochs("montgomery") == 150
     assert quick.curve_epochs("montgomery") is None
+    assert quick.grid_epochs("montgomery") < quick.epochs["montgomery"]
+    assert quick.unet_of("shenzhen").epochs < quick.unet_of("montgomery").epochs
     assert paper_recipe(sizes, seeds=3).seeds == (0, 1, 2)
 
 
 def test_a_recipe_trains_as_the_paper_does() -> None:
-    settings = paper_recipe({"m": 83}).settings("m", 1 << 30, precision="fp32", compile_="off")
+    settings = paper_recipe({"m": 83}).settings(83, 1 << 30, precision="fp32", compile_="off")
     assert (settings.train.schedule, settings.train.keep) == ("constant", "last")
     assert settings.choose_among == (0.5, 0.55, 0.6, 0.65, 0.7)
     assert set(settings.choose_among) <= set(settings.thresholds)
