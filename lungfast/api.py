@@ -1,6 +1,6 @@
 """The studies from Python: a cache opened once, a configuration in, the content of results.json out.
 
-The configurations are those of the studies themselves, so that whatever a command can ask, this can::
+The configurations are those of the studies themselves::
 
     lab = Lab("m.zarr")
     found = lab.run(CvConfig(prompts=prompts("points", "box"), lrs=(1e-3,)), "runs/cv", epochs=60)
@@ -63,10 +63,18 @@ class Lab:
     """A cache opened for studies; ``device`` and ``memory`` as the commands' options."""
 
     def __init__(
-        self, cache: str, *, device: str = "auto", memory: str = "auto", listener: Listener | None = None
+        self,
+        cache: str,
+        *,
+        device: str = "auto",
+        memory: str = "auto",
+        precision: str = "auto",
+        compile: str = "auto",
+        listener: Listener | None = None,
     ) -> None:
         self.workspace = Workspace(cache, device=resolve_device(device))
         self._memory_bytes = parse_memory(memory)
+        self._precision, self._compile = precision, compile
         self._listener = listener or Quiet()
 
     def run(
@@ -84,6 +92,10 @@ class Lab:
         ``training`` are fields of TrainConfig (``batch_size``, ``schedule``, ``keep``, …). UsageError for a
         configuration of no study here; whatever the study raises.
         """
+        if fixed := {"precision", "compile"} & set(training):
+            raise UsageError(
+                "this is set for the whole Lab", found=", ".join(fixed), fix="Lab(…, precision=…)"
+            )
         where = {"output": Path(output), "resume": resume, "overwrite": overwrite}
         if isinstance(config, BaselineConfig):
             scoring = ScoreSettings(memory_bytes=self._memory_bytes)
@@ -97,7 +109,12 @@ class Lab:
                 expected=", ".join(one.__name__ for one in (*_TRAINING, BaselineConfig)),
             )
         study, body_of = _TRAINING[type(config)]
-        settings = Settings(train=TrainConfig(epochs=epochs, **training), memory_bytes=self._memory_bytes)
+        settings = Settings(
+            train=TrainConfig(epochs=epochs, **training),
+            memory_bytes=self._memory_bytes,
+            precision=self._precision,
+            compile=self._compile,
+        )
         request = Request(study=study, config=config, settings=settings, **where)  # type: ignore[arg-type]
         return run_study(request, self.workspace, partial(body_of, config), self._listener)
 

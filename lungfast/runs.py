@@ -44,7 +44,16 @@ OURS: tuple[str, ...] = (
     "chosen.json",
     "decoders",
 )
-OURS += ("checkpoints", QUESTION)
+OURS += (
+    "checkpoints",
+    "quality.json",
+    "timings.json",
+    "left_out.json",
+    "examples.*",
+    "report.*",
+    "tables.*",
+    QUESTION,
+)
 PACKAGES = ("torch", "segment-anything", "monai", "zarr", "numpy", "numba", "safetensors", "scikit-learn")
 
 
@@ -89,12 +98,6 @@ class RunFolder:
         """The answer, last: it completes the run and removes the checkpoints."""
         self.write(ANSWER, content)
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
-
-    def remove_parts(self, names: Iterable[str]) -> None:
-        """Runs of earlier studies inside this one's folder, for a new start."""
-        for name in names:
-            for question in list((self.path / name).rglob(QUESTION)):
-                shutil.rmtree(question.parent)
 
     # --- decoders and checkpoints ---
 
@@ -191,9 +194,14 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def open_run(
-    path: Path, question: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False
+    path: Path,
+    question: Mapping[str, Any],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    parts: Sequence[str] = (),
 ) -> Iterator[RunFolder]:
-    """Create, resume or replace a run folder and hold its lock.
+    """Create, resume or replace a run folder and hold its lock; ``parts`` are folders of runs inside it.
 
     Raises UsageError where the folder is there and neither was asked for, or holds something else; RunError
     where a run to be resumed asked another question. ``overwrite`` removes a run's files and no others.
@@ -211,6 +219,7 @@ def open_run(
                 fix="choose another -o, or give --resume or --overwrite",
             )
         if exists and overwrite:
+            _remove_parts(path, parts)
             _remove(path, OURS)
         elif exists:
             _same_question(read_json(path / QUESTION), question, path)
@@ -234,6 +243,13 @@ def _refuse_foreign(path: Path) -> None:
     raise UsageError(
         "-o is not a run folder", found=str(path), expected="a new folder", fix="choose another -o"
     )
+
+
+def _remove_parts(path: Path, names: Sequence[str]) -> None:
+    """Runs inside this one, before its own question: a kill in between leaves no part of another question."""
+    for name in names:
+        for question in list((path / name).rglob(QUESTION)):
+            shutil.rmtree(question.parent)
 
 
 def _remove(path: Path, patterns: Sequence[str]) -> None:

@@ -59,12 +59,11 @@ def seeds_from(options: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(range(options["seed"], options["seed"] + options["seeds"]))
 
 
-def request_from(study: str, config: Any, options: Mapping[str, Any]) -> Request:
-    """What is asked for; options without epochs are those of a study that trains nothing."""
+def request_from(study: str, config: Any, options: Mapping[str, Any], *, trains: bool = True) -> Request:
+    """What is asked for; a study that trains nothing is told the memory bound alone."""
     from lungfast.compute import parse_memory
     from lungfast.studies.session import Request, ScoreSettings
 
-    trains = "epochs" in options
     return Request(
         study=study,
         config=config,
@@ -103,7 +102,7 @@ def run_scoring(
     from lungfast.studies import session
     from lungfast.studies.workspace import Workspace
 
-    request = request_from(study, config, options)
+    request = request_from(study, config, options, trains=False)
     workspace = Workspace(cache, device=resolve_device(options["device"]))
     with Screen() as screen:
         body = body_of(workspace, request.settings.memory_bytes, screen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,13 @@ from lungfast.commands import options as opt
 from lungfast.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lungfast.runs import RunFolder
     from lungfast.studies.cv import CvConfig
     from lungfast.studies.fitting import Listener
     from lungfast.studies.models import FinishedRun
+    from lungfast.studies.session import ScoreBody
     from lungfast.studies.workspace import Workspace
 
 
@@ -59,26 +63,31 @@ def command(a: str, b: str, runs: tuple[Path, Path] | None, prompt: str, **optio
     given = [FinishedRun.open(run) for run in runs or ()]
     config = TransferConfig(
         sites=names,
+        data_sha256=tuple(one.cache.fingerprint.data_sha256 for one in workspaces),  # type: ignore[arg-type]
         key=prompt,
         results_sha256=tuple(identity(run) for run in given),
         training=None if runs else cv_config(prompt, options),
     )
-    request = request_from("transfer", config, options)
+    request = request_from("transfer", config, options, trains=not runs)
+    memory_bytes = request.settings.memory_bytes // 2
     with Screen() as screen:
 
-        def body(run: RunFolder, made_with: dict[str, Any]) -> dict[str, Any]:
-            trained = given or [
-                train(workspace, run.path / f"cv-{name}", config.training, options, screen)
-                for name, workspace in zip(names, workspaces, strict=True)
-            ]
+        def study_of(trained: Sequence[FinishedRun]) -> ScoreBody:
             sites = [
                 Site(name=name, workspace=workspace, run=one, key=prompt)
                 for name, workspace, one in zip(names, workspaces, trained, strict=True)
             ]
-            study = transfer(config, sites[0], sites[1], request.settings.memory_bytes, screen)
-            return study(run, made_with)
+            return transfer(config, sites[0], sites[1], memory_bytes, screen)
 
-        content = run_scoring(request, workspaces[0], body)
+        def body(run: RunFolder, made_with: dict[str, Any]) -> dict[str, Any]:
+            trained = [
+                train(workspace, run.path / f"cv-{name}", config.training, options, screen)
+                for name, workspace in zip(names, workspaces, strict=True)
+            ]
+            return study_of(trained)(run, made_with)
+
+        parts = tuple(f"cv-{name}" for name in names)
+        content = run_scoring(request, workspaces[0], study_of(given) if runs else body, parts=parts)
     console = plain_or_terminal()
     console.print(transfer_table(content))
     console.print(f"results: {options['output']}/results.json", soft_wrap=True)
@@ -118,5 +127,7 @@ def train(
     from lungfast.studies.session import run_study
 
     request = request_from("cv", config, options | {"output": folder, "resume": True, "overwrite": False})
+    halved = replace(request.settings, memory_bytes=request.settings.memory_bytes // 2)
+    request = replace(request, settings=halved)
     run_study(request, workspace, lambda *given: cross_validate(config, *given), screen)
     return FinishedRun.open(folder)

@@ -36,10 +36,15 @@ def open_rows(cache: EmbeddingCache, memory_bytes: int, *, batch_rows: int = 8) 
 
     ``batch_rows`` is G*B of the batches that will be asked for: two of them exist when one follows another.
     """
-    memory_bytes -= len(cache.images) * IMAGE_BYTES
-    if resident_bytes(cache) + 2 * batch_rows * _batch_row_bytes(cache) <= memory_bytes:
+    if fits(cache, memory_bytes, batch_rows=batch_rows):
         return ResidentRows(cache)
-    return StreamedRows(cache, memory_bytes=memory_bytes)
+    return StreamedRows(cache, memory_bytes=memory_bytes - len(cache.images) * IMAGE_BYTES)
+
+
+def fits(cache: EmbeddingCache, memory_bytes: int, *, batch_rows: int) -> bool:
+    """Whether all rows and two batches may be in memory."""
+    needed = resident_bytes(cache) + 2 * batch_rows * _batch_row_bytes(cache)
+    return needed + len(cache.images) * IMAGE_BYTES <= memory_bytes
 
 
 def resident_bytes(cache: EmbeddingCache) -> int:

@@ -94,7 +94,7 @@ def transfer(material: Material, set_name: str) -> Judgement:
 
 def _is_into(one: Comparison, set_name: str) -> bool:
     """True for A→B − B→B where B is the set."""
-    return str(one["b"]).count(set_name) == 2
+    return bool(one["b"] == f"{set_name}→{set_name}")
 
 
 def near_unet(material: Material, set_name: str) -> Judgement:

@@ -99,7 +99,7 @@ def _claimed(found: Sequence[Claim]) -> str:
 
 def _caution(material: Material) -> str:
     encoders = facts.encoders(material)
-    if any(material.is_generated(name) for name in material.sets):
+    if material.sets and all(material.is_generated(name) for name in material.sets):
         return (
             "The X-rays are generated: the numbers say that the chain works, nothing about patients or the "
             "paper."

@@ -190,9 +190,8 @@ def reproduction_table(content: Row) -> Table:
             f"{theirs.mean:.3f} ± {theirs.std:.3f}" if theirs else "-",
         )
     notes = [ORACLE_NOTE] if any(row["needs_ground_truth"] for row in content["rows"]) else []
-    encoders = {one["encoder"]["name"] for one in content["provenance"]["caches"].values()}
-    if "nano" in encoders:
-        notes.append("encoder nano, never trained: these are not SAM's figures")
+    if any(row["decoder_origin"] != "sam" for row in content["rows"]):
+        notes.append("not Meta's SAM weights: these are not SAM's figures")
     if any(row["generated"] for row in content["rows"]):
         notes.append("generated X-rays: these figures say nothing about patients")
     table.caption = "\n".join(notes)
@@ -229,7 +228,9 @@ def _cell(value: float | None, digits: int = 4) -> str:
 
 
 def _spread(summary: Row | None) -> str:
-    return "-" if summary is None else f"{summary['mean']:.4f} ± {summary['std']:.4f}"
+    if summary is None:
+        return "-"
+    return f"{summary['mean']:.4f}" + ("" if summary["std"] is None else f" ± {summary['std']:.4f}")
 
 
 def _per_image(row: Row) -> str:

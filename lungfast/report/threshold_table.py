@@ -167,9 +167,8 @@ def _notes(material: Material, found: Mapping[str, Sequence[Curve]]) -> list[str
     }
     notes = [f"{title(name)}: {texts[some[0].study]}" for name, some in found.items()]
     notes.append(
-        "Columns “Paper” are its Table II. Bold: the best of the five thresholds, ours and the paper's. The "
-        "chosen threshold is the best of our whole scan on validation images, and meets the test images only "
-        "then."
+        "Columns “Paper” are its Table II. Bold: the best of the five thresholds, ours and the paper's. "
+        "Thresholds are chosen on validation images, and meet the test images only then."
     )
     studies = dict.fromkeys(some[0].study for some in found.values())
     protocol = [note for study in studies for note in protocol_notes(material, study)]

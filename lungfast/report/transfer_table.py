@@ -86,7 +86,7 @@ def _shared(content: Content) -> str:
 
 
 def _notes(material: Material, content: Content, tested: str) -> list[str]:
-    paired = [one for one in content.get("comparisons") or () if tested in str(one["b"])]
+    paired = [one for one in content.get("comparisons") or () if one["b"] == f"{tested}→{tested}"]
     notes = [f"Paired on the same images: {comparing.sentence(one)}." for one in paired]
     notes.append(
         "Decoder, points, threshold and hyperparameters are those of the training set. “Same fold”: "

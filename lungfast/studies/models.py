@@ -26,6 +26,7 @@ from lungfast.studies.workspace import Workspace
 if TYPE_CHECKING:
     from torch import Tensor
 
+WITH_DECODERS = {"cv", "grid", "train"}
 DECODER_PREFIX = "mask_decoder."
 
 
@@ -82,7 +83,7 @@ class FinishedRun:
         if not (path / ANSWER).exists():
             raise RunError(f"{path} is unfinished", fix="go on with the same command and --resume")
         content = read_json(path / ANSWER)
-        if not {"schema", "rows", "provenance"} <= set(content) or not (path / "decoders").is_dir():
+        if content.get("study") not in WITH_DECODERS or not (path / "decoders").is_dir():
             raise RunError(
                 f"{path} holds no decoders", found=str(content.get("study")), expected="cv, grid, train"
             )

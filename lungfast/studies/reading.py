@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lungfast.errors import RunError
+from lungfast.files import file_sha256
 from lungfast.records import GENERATED
 from lungfast.report.material import Example, Material
 from lungfast.runs import ANSWER, QUESTION, read_json, results
@@ -22,7 +23,7 @@ from lungfast.studies.examples import ARRAYS, NOTES
 from lungfast.studies.judged import QUALITY
 from lungfast.studies.thresholds import from_cross_validation
 
-TIMINGS = "timings.json"
+TIMINGS, LEFT_OUT_NOTES = "timings.json", "left_out.json"
 STUDIES = ("grid", "baseline", "train", "cv", "thresholds", "jitter", "unet")
 """Folders of a set, one run each."""
 Content = Mapping[str, Any]
@@ -57,10 +58,16 @@ def read_reproduction(folder: Path, config: Content, *, must_be_complete: bool =
         sets=sets,
         transfer=read_json(transfer_run / ANSWER) if (transfer_run / ANSWER).exists() else None,
         timings=read_json(timings) if timings.exists() else (),
-        recipe=config["recipe"],
+        recipe=_recipe(folder, config["recipe"]),
         examples={name: read_examples(folder / name / "cv") for name in sets},
         generated=_generated(sets),
     )
+
+
+def _recipe(folder: Path, recipe: Content) -> dict[str, Any]:
+    """The recipe, and what of it was left out and why."""
+    notes = read_json(folder / LEFT_OUT_NOTES) if (folder / LEFT_OUT_NOTES).exists() else []
+    return {**recipe, "chosen_by_us": [*recipe["chosen_by_us"], *notes]}
 
 
 def _study_of(folder: Path) -> str:
@@ -87,7 +94,9 @@ def _completed(found: Mapping[str, Content], cv_run: Path) -> dict[str, Content]
     if cv is not None and "thresholds" not in studies:
         studies["thresholds"] = results("thresholds", from_cross_validation(cv), cv["provenance"])
     if (cv_run / QUALITY).exists():
-        studies["quality"] = read_json(cv_run / QUALITY)
+        quality = read_json(cv_run / QUALITY)
+        if quality["run_sha256"] == file_sha256(cv_run / ANSWER):  # not of an earlier run in this folder
+            studies["quality"] = quality
     if cv is not None and "baseline" in studies:
         studies["baseline"] = {**studies["baseline"], "comparisons": fine_tuning(studies["baseline"], cv)}
     return studies

@@ -16,22 +16,28 @@ from typing import Any
 import torch
 
 from lungfast.data.splits import make_folds
-from lungfast.errors import CacheError, DataError, RunError, TrainingError, UsageError
+from lungfast.errors import CacheError, CheckpointError, DataError, RunError, UsageError
+from lungfast.files import file_sha256
+from lungfast.frozen.encoders import decoder_origin
+from lungfast.records import GENERATED
 from lungfast.report.claims import claims
 from lungfast.report.comparing import everywhere
+from lungfast.report.material import Material
 from lungfast.report.tables import paper_tables
 from lungfast.report.writing import write_report
 from lungfast.runs import ANSWER, RunFolder, open_run, provenance, read_json, results
 from lungfast.studies.estimate import seconds_per_image
 from lungfast.studies.fitting import Listener
-from lungfast.studies.reading import TIMINGS, read_reproduction
+from lungfast.studies.reading import LEFT_OUT_NOTES, TIMINGS, read_reproduction
 from lungfast.studies.recipes import FOLDS, Recipe, paper_recipe
 from lungfast.studies.session import cache_facts
 from lungfast.studies.steps import TRANSFER, Order, Step, Steps
+from lungfast.studies.transfer import check_encoders
 from lungfast.studies.workspace import Workspace
 
-LEFT_OUT = (CacheError, DataError, RunError, TrainingError, UsageError)
+LEFT_OUT = (CacheError, DataError, RunError, UsageError)
 """What may keep a study from being run without stopping the others, such as a cache without previews."""
+PAPER_SETS = {"montgomery", "shenzhen"}
 SUMMARY = (
     "key",
     "prompt",
@@ -50,6 +56,7 @@ def reproduce(order: Order, workspaces: Mapping[str, Workspace], listener: Liste
     """Run what is not finished and write the report; returns the content of results.json."""
     if not 1 <= len(workspaces) <= 2:
         raise UsageError("reproduce takes one or two caches", found=str(len(workspaces)))
+    _check(order, workspaces)
     config = {"sets": list(workspaces), "recipe": order.recipe.as_dict()}
     question = {
         "study": "reproduce",
@@ -57,13 +64,27 @@ def reproduce(order: Order, workspaces: Mapping[str, Workspace], listener: Liste
         "settings": {"precision": order.precision, "compile": order.compile_},
         "cache": {name: asdict(one.cache.fingerprint) for name, one in workspaces.items()},
     }
-    with open_run(order.output, question, resume=order.resume, overwrite=order.overwrite) as run:
+    parts = (*workspaces, TRANSFER)
+    with open_run(order.output, question, resume=order.resume, overwrite=order.overwrite, parts=parts) as run:
         if run.complete:
             return dict(run.read(ANSWER))
-        if order.overwrite:
-            run.remove_parts((*workspaces, TRANSFER))
         _run_steps(Steps(order, workspaces, listener).all(), run, order, workspaces, listener)
         return _conclude(run, order, workspaces)
+
+
+def _check(order: Order, workspaces: Mapping[str, Workspace]) -> None:
+    """What would stop a study after hours is refused at once."""
+    if len(workspaces) == 2:
+        check_encoders(*workspaces.values())
+    if order.checkpoint is not None:
+        found = file_sha256(order.checkpoint) if order.checkpoint.is_file() else "no such file"
+        for name, workspace in workspaces.items():
+            if found != (expected := workspace.cache.spec.weights_sha256):
+                raise CheckpointError(
+                    f"{order.checkpoint} did not make the cache of {name}",
+                    found=found[:12],
+                    expected=f"sha256 {expected[:12]}…",
+                )
 
 
 def _run_steps(
@@ -86,6 +107,7 @@ def _run_steps(
     pace = seconds_per_image(workspace, settings, folds=order.recipe.folds)
     total = sum(step.pairs for step in todo) * pace
     listener.note(f"{len(todo)} studies to run, about {in_words(total)} on this machine")
+    left_out: list[str] = []
     timings = read_json(run.path / TIMINGS) if (run.path / TIMINGS).exists() else []
     for number, step in enumerate(todo, start=1):
         listener.note(f"{number} of {len(todo)}, {step.title}: about {in_words(step.pairs * pace)}")
@@ -96,6 +118,8 @@ def _run_steps(
             if step.is_needed:
                 raise
             listener.note(f"{step.title} is left out: {error}")
+            left_out.append(f"{step.title} is left out: {error}")
+            run.write(LEFT_OUT_NOTES, left_out)
             continue
         timings.append(
             {
@@ -112,7 +136,7 @@ def _conclude(run: RunFolder, order: Order, workspaces: Mapping[str, Workspace])
     material = read_reproduction(run.path, run.question["config"])
     write_report(material, run.path)
     rows = [
-        {"set": name, "generated": material.is_generated(name), **{key: row[key] for key in SUMMARY}}
+        _head(name, material, workspaces[name]) | {key: row[key] for key in SUMMARY}
         for name in material.sets
         for row in material.sets[name]["cv"]["rows"]
     ]
@@ -123,7 +147,7 @@ def _conclude(run: RunFolder, order: Order, workspaces: Mapping[str, Workspace])
         config=run.question["config"],
     )
     content = results("reproduce", rows, made_with) | {
-        "recipe": order.recipe.as_dict(),
+        "recipe": dict(material.recipe),
         "tables": {name: table.as_dict() for name, table in paper_tables(material).items()},
         "claims": [asdict(claim) for claim in claims(material)],
         "comparisons": [{"set": name, **one} for name, one in everywhere(material)],
@@ -156,9 +180,32 @@ def paper_on(
 ) -> tuple[dict[str, Workspace], Recipe]:
     """Caches opened by name, and the paper's recipe for sets of their size."""
     workspaces = {name: Workspace(url, device=device) for name, url in caches.items()}
+    for name, workspace in workspaces.items():
+        _check_name(name, workspace)
+    if strangers := set(epochs or {}) - set(caches):
+        raise UsageError("epochs are given for a set that is not there", found=", ".join(sorted(strangers)))
     n_train = {name: training_images(one, folds=FOLDS) for name, one in workspaces.items()}
     on_gpu = device.type == "cuda"
     return workspaces, paper_recipe(n_train, epochs=epochs, quick=quick, seeds=seeds, on_gpu=on_gpu)
+
+
+def _head(name: str, material: Material, workspace: Workspace) -> dict[str, Any]:
+    """What a row's figures are of."""
+    origin = decoder_origin(workspace.cache.spec)
+    return {"set": name, "generated": material.is_generated(name), "decoder_origin": origin}
+
+
+def _check_name(name: str, workspace: Workspace) -> None:
+    """The paper's figures stand beside a set by its name, which must not be the other set's."""
+    if name == TRANSFER or not name.replace("-", "").replace("_", "").isalnum():
+        raise UsageError("a set cannot have this name", found=name, expected="letters, digits, - and _")
+    sources = {record.source.removeprefix(GENERATED) for record in workspace.cache.images}
+    if name in PAPER_SETS and sources & PAPER_SETS - {name}:
+        raise UsageError(
+            f"the cache of {name} holds another set",
+            found=", ".join(sorted(sources)),
+            fix=f"give it under its own name, or as --set NAME={workspace.cache.url}",
+        )
 
 
 def training_images(workspace: Workspace, *, folds: int, split_seed: int = 0) -> int:

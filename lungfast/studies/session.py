@@ -6,7 +6,7 @@ this run or of the complete one that is resumed. Commands, the Python interface 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -77,14 +77,19 @@ def run_study(request: Request, workspace: Workspace, body: Body, listener: List
     return run_scoring(request, workspace, run_body)
 
 
-def run_scoring(request: Request, workspace: Workspace, body: ScoreBody) -> dict[str, Any]:
+def run_scoring(
+    request: Request, workspace: Workspace, body: ScoreBody, *, parts: Sequence[str] = ()
+) -> dict[str, Any]:
     """Run ``body`` in the run folder; a complete run that is resumed is just read back.
 
+    ``parts`` are folders of runs inside it, which go with it when it is overwritten.
     Whatever can be refused is refused before the folder is made: a corrected request must not find it there.
     """
     stack_width(request.settings.memory_bytes, 1, workspace.device)
     question = question_of(request, workspace)
-    with open_run(request.output, question, resume=request.resume, overwrite=request.overwrite) as run:
+    with open_run(
+        request.output, question, resume=request.resume, overwrite=request.overwrite, parts=parts
+    ) as run:
         if run.complete:
             return dict(run.read(ANSWER))
         return body(run, made_with(request, workspace))

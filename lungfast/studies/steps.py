@@ -227,7 +227,10 @@ class Steps:
             for name, one in self._workspaces.items()
         )
         config = TransferConfig(
-            sites=(a.name, b.name), key=POINTS, results_sha256=(identity(a.run), identity(b.run))
+            sites=(a.name, b.name),
+            data_sha256=(a.run.data_sha256, b.run.data_sha256),
+            key=POINTS,
+            results_sha256=(identity(a.run), identity(b.run)),
         )
         body = transfer(config, a, b, self._memory, self._listener)
         run_scoring(self._scoring_request(None, TRANSFER, config), a.workspace, body)

@@ -18,7 +18,7 @@ from lungfast.errors import RunError
 from lungfast.frozen.prompts import PromptConfig
 from lungfast.records import Float32, Int64, LossName, Split
 from lungfast.runs import RunFolder, results
-from lungfast.scored.scores import DEFAULT_THRESHOLDS, PAPER_THRESHOLDS
+from lungfast.scored.scores import DEFAULT_THRESHOLDS, PAPER_THRESHOLDS, choose_threshold
 from lungfast.studies.fitting import Listener
 from lungfast.studies.models import FinishedRun, Model
 from lungfast.studies.protocol import Study
@@ -70,10 +70,9 @@ def thresholds(
     outcomes = [outcome for outcome in study.validate(cells, trained) if outcome.val]
     rows = []
     for outcome, test in zip(outcomes, study.test(outcomes), strict=True):
-        vals = [outcome.val] if outcome.val else []
-        found = curve(study.settings.thresholds, vals, [test])
-        prompt = outcome.cell.prompt
-        rows.append(threshold_row(prompt.kind, found, needs_ground_truth=prompt.is_oracle))
+        prompt, scored = outcome.cell.prompt, ([outcome.val] if outcome.val else [], [test])
+        found, tested = curve(study.settings.thresholds, *scored), _tested(study.settings.thresholds, *scored)
+        rows.append(threshold_row(prompt.kind, found, tested, needs_ground_truth=prompt.is_oracle))
     content = results("thresholds", rows, made_with | {"training": study.training})
     content["history"] = history_block(cells, trained)
     study.run.write_results(content)
@@ -97,8 +96,8 @@ def rescan(finished: FinishedRun, workspace: Workspace, listener: Listener) -> S
             models = finished.models(key)
             listener.phase(f"scanning {key}", 0)
             scored = [_scan(finished, models, workspace, part, listener) for part in _PARTS]
-            found = curve(DEFAULT_THRESHOLDS, *scored)
-            rows.append(threshold_row(key, found, needs_ground_truth=models[0].prompt.is_oracle))
+            found, tested = curve(DEFAULT_THRESHOLDS, *scored), _tested(DEFAULT_THRESHOLDS, *scored)
+            rows.append(threshold_row(key, found, tested, needs_ground_truth=models[0].prompt.is_oracle))
         content = results("thresholds", rows, made_with)
         run.write_results(content)
         return content
@@ -107,46 +106,55 @@ def rescan(finished: FinishedRun, workspace: Workspace, listener: Listener) -> S
 
 
 def from_cross_validation(content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows from the curves of a cv's results.json, means over its folds."""
+    """Rows from a cv's results.json: its mean curves, and its test scores at each fold's threshold."""
     return [
-        threshold_row(row["key"], row["curve"], needs_ground_truth=row["needs_ground_truth"])
+        threshold_row(
+            row["key"],
+            row["curve"],
+            {name: row[name]["mean"] for name in ("f1", "iou")},
+            needs_ground_truth=row["needs_ground_truth"],
+        )
         for row in content["rows"]
         if row["status"] == "done"
     ]
 
 
-def threshold_row(prompt: str, found: Mapping[str, Any], *, needs_ground_truth: bool) -> dict[str, Any]:
-    """What one prompt's curve says: the best of all thresholds, and of the paper's five."""
+def threshold_row(
+    prompt: str, found: Mapping[str, Any], tested: Mapping[str, float], *, needs_ground_truth: bool
+) -> dict[str, Any]:
+    """One prompt: its curve, the best of all thresholds and of the paper's five, and ``tested``.
+
+    The best of a mean curve describes; ``tested`` are scores at thresholds that each decoder chose on its own
+    validation images, as over all folds those images are everybody's test images too.
+    """
     scan = np.array(found["thresholds"])
     paper = np.flatnonzero(np.isin(np.round(scan, 9), np.round(PAPER_THRESHOLDS, 9)))
-    best, best_paper = _choose(found, np.arange(len(scan))), _choose(found, paper)
     half = int(np.abs(scan - HALF).argmin())
     return {
         "key": prompt,
         "prompt": prompt,
         "needs_ground_truth": needs_ground_truth,
         **found,
-        "chosen": _choice(found, best),
-        "chosen_paper": _choice(found, best_paper) if len(paper) else None,
-        "test": _test_at(found, best),
-        "test_at_half": _test_at(found, half),
+        "chosen": _best(found, np.arange(len(scan))),
+        "chosen_paper": _best(found, paper) if len(paper) else None,
+        "test": dict(tested),
+        "test_at_half": {"f1": found["test_f1"][half], "iou": found["test_iou"][half]},
     }
 
 
-def _choose(found: Mapping[str, Any], among: Int64) -> int:
-    """The highest mean validation F1; of equals the one nearest to 0.5."""
-    order = sorted(
-        among.tolist(), key=lambda q: (-round(found["val_f1"][q], 12), abs(found["thresholds"][q] - HALF))
-    )
-    return int(order[0]) if order else 0
+def _best(found: Mapping[str, Any], among: Int64) -> dict[str, float]:
+    val_f1_1Q = np.array(found["val_f1"])[None, among]
+    choice = choose_threshold(val_f1_1Q, np.array(found["thresholds"])[among])
+    return {"threshold": choice.threshold, "val_f1": choice.mean_f1}
 
 
-def _choice(found: Mapping[str, Any], q: int) -> dict[str, float]:
-    return {"threshold": found["thresholds"][q], "val_f1": found["val_f1"][q]}
-
-
-def _test_at(found: Mapping[str, Any], q: int) -> dict[str, float]:
-    return {"threshold": found["thresholds"][q], "f1": found["test_f1"][q], "iou": found["test_iou"][q]}
+def _tested(thresholds: Sequence[float], val: Sequence[Scored], test: Sequence[Scored]) -> dict[str, float]:
+    """Mean test scores over decoders, each at the threshold of its own validation images."""
+    at = [choose_threshold(one.values["f1"], thresholds).index for one in val]
+    return {
+        name: float(np.mean([one.at(name, q).mean() for one, q in zip(test, at, strict=True)]))
+        for name in ("f1", "iou")
+    }
 
 
 # --- stored logits ---------------------------------------------------------------------------------

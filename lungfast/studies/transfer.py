@@ -63,9 +63,13 @@ class Site:
 
 @dataclass(frozen=True, kw_only=True)
 class TransferConfig:
-    """Which sets meet, in which row of their runs: runs that were there, or trained by ``training``."""
+    """Which sets meet, in which row of their runs: runs that were there, or trained by ``training``.
+
+    ``data_sha256`` are the fingerprints' hashes of both caches' images and masks.
+    """
 
     sites: tuple[str, str]
+    data_sha256: tuple[str | None, str | None]
     key: str
     results_sha256: tuple[str, ...] = ()
     training: Any = None
@@ -75,6 +79,8 @@ class TransferConfig:
 def transfer(config: TransferConfig, a: Site, b: Site, memory_bytes: int, listener: Listener) -> ScoreBody:
     """The body of the study. CacheError for caches of different encoders, UsageError for other folds."""
     check_encoders(a.workspace, b.workspace)
+    for site in (a, b):
+        site.run.check_cache(site.workspace.cache)
     _check_folds(a, b)
     same = _same_pixels(a, b)
     kept_of = {site.name: _kept(site, same[site.name]) for site in (a, b)}

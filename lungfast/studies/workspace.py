@@ -21,7 +21,7 @@ from lungfast.frozen.checkpoints import Head, read_head
 from lungfast.frozen.priors import MaskSummary, summarise_mask
 from lungfast.frozen.prompt_encoder import FrozenPromptEncoder
 from lungfast.frozen.prompts import CachePrompts, PromptConfig, PromptImages
-from lungfast.frozen.rows import ResidentRows, open_rows
+from lungfast.frozen.rows import ResidentRows, fits, open_rows
 from lungfast.records import Counts, Float32, Int64, PromptSource, RowSource, UInt8
 from lungfast.scored.kernels import ScoreJob, count_images, threshold_edges
 from lungfast.trained.batches import BatchMaker
@@ -76,10 +76,12 @@ class Workspace:
     def hold_rows(self, row_bytes: int, *, batch_rows: int) -> None:
         """Load the rows, or prepare to stream them where they and two batches do not fit.
 
-        Rows that are in memory already, for an earlier study, stay there.
+        Rows that are in memory already, for an earlier study, stay there if they still fit.
         """
-        if not isinstance(self._rows, ResidentRows):
-            self._rows = open_rows(self.cache, row_bytes, batch_rows=batch_rows)
+        if isinstance(self._rows, ResidentRows) and fits(self.cache, row_bytes, batch_rows=batch_rows):
+            return
+        self._rows = None  # what it held goes before anything else comes
+        self._rows = open_rows(self.cache, row_bytes, batch_rows=batch_rows)
 
     @cached_property
     def prompt_images(self) -> PromptImages:

@@ -87,6 +87,8 @@ def test_a_run_with_logits_is_scanned_again_to_the_same_curve(cv_run: Path, tmp_
         assert again["test_f1"] == pytest.approx(row["curve"]["test_f1"], abs=1e-12)
         best = int(np.argmax(again["val_f1"]))
         assert again["chosen"]["val_f1"] == pytest.approx(again["val_f1"][best])
+        # each decoder at the threshold of its own validation images, as cv itself
+        assert again["test"]["f1"] == pytest.approx(row["f1"]["mean"], abs=1e-9)
         assert 0.5 <= again["chosen_paper"]["threshold"] <= 0.7
 
 
@@ -94,7 +96,8 @@ def test_thresholds_of_a_cache_trains_one_decoder_a_prompt(nano_cache: str, tmp_
     result = done("thresholds", nano_cache, "--prompt", "points", *TINY, "-o", tmp_path / "run")
     (row,) = read(tmp_path / "run")["rows"]
     assert row["prompt"] == "points"
-    assert row["test"]["threshold"] == row["chosen"]["threshold"]
+    best = row["thresholds"].index(row["chosen"]["threshold"])
+    assert row["test"]["f1"] == pytest.approx(row["test_f1"][best])
     assert "0.70" in result.output
 
 

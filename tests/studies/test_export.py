@@ -27,6 +27,7 @@ def run_of(folder: Path, sam: Any, sha256: str) -> Path:
         folder / "results.json",
         {
             "schema": 1,
+            "study": "grid",
             "rows": [],
             "best": {"decoder": "winner", "prompt": "points", "val_f1": 0.9, "needs_ground_truth": False},
             "provenance": {"cache": {"encoder": {"name": "vit_b", "weights_sha256": sha256}}},
