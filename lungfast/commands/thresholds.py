@@ -47,11 +47,11 @@ def _train(cache: str, options: dict[str, Any]) -> dict[str, Any]:
 
     config = ThresholdsConfig(
         prompts=prompts_from(options["prompts"], options),
-        lr=options["lr"],
-        wd=options["wd"],
-        loss=options["loss"],
+        lrs=(options["lr"],),
+        wds=(options["wd"],),
+        losses=(options["loss"],),
         folds=options["folds"],
-        seed=options["seed"],
+        seeds=(options["seed"],),
         split_seed=options["split_seed"],
     )
     return run("thresholds", cache, config, options, lambda *given: thresholds(config, *given))

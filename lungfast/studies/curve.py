@@ -10,21 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lungfast.data.splits import splits_as_dict
 from lungfast.frozen.prompts import PromptConfig
 from lungfast.records import LossName, Split
 from lungfast.runs import results
+from lungfast.studies.one_split import train_one_split, write_images
 from lungfast.studies.protocol import Study
-from lungfast.studies.tables import (
-    cells_of,
-    chosen,
-    config_row,
-    history_block,
-    history_rows,
-    image_rows,
-    improvement,
-    mean_scores,
-)
+from lungfast.studies.tables import chosen, config_row, improvement, mean_scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,32 +35,17 @@ def learning_curves(
     config: CurveConfig, study: Study, splits: Sequence[Split], made_with: dict[str, Any]
 ) -> dict[str, Any]:
     """Train, validate and test every decoder; returns the content of results.json."""
-    images, split = study.workspace.cache.images, splits[0]
-    study.run.write_once("splits.json", splits_as_dict([split], images))
-    cells = [
-        cell
-        for prompt in config.prompts
-        for cell in cells_of(
-            split, prompt, lrs=config.lrs, wds=config.wds, losses=config.losses, seeds=config.seeds
-        )
-    ]
-    priors = {f"{split.name}_{cell.prompt.kind}": study.prompts(cell).describe() for cell in cells}
-    study.run.write("prompts.json", priors)
-    trained = study.fit(cells)
-    study.run.write_rows("history.csv", history_rows(trained))
-    outcomes = study.validate(cells, trained)
-    alive = [outcome for outcome in outcomes if outcome.choice]
+    made = train_one_split(config, study, splits)
+    alive = [outcome for outcome in made.outcomes if outcome.choice]
     tested = {one.cell.config.key: scored for one, scored in zip(alive, study.test(alive), strict=True)}
-    tables = [image_rows(one, one.val, "val", images) for one in alive if one.val]
-    tables += [image_rows(one, tested[one.cell.config.key], "test", images) for one in alive]
-    study.run.write_rows("per_image.csv", [row for table in tables for row in table])
+    write_images(study, alive, [(one, tested[one.cell.config.key]) for one in alive])
     rows = []
-    for one in outcomes:
+    for one in made.outcomes:
         test = tested.get(one.cell.config.key)
         means = dict(mean_scores(test, chosen(one).index)) | {"n": len(test.images)} if test else None
         row = {"key": one.cell.config.key} | config_row(one) | improvement(one.trained.val_loss)
         rows.append(row | {"test": means})
     content = results("train", rows, made_with | {"training": study.training})
-    content["history"] = history_block(cells, trained)
+    content["history"] = made.history()
     study.run.write_results(content)
     return content

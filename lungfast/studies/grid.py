@@ -12,23 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from lungfast.data.splits import splits_as_dict
 from lungfast.errors import TrainingError
 from lungfast.frozen.prompts import PromptConfig
 from lungfast.records import LossName, Split
 from lungfast.runs import results
+from lungfast.studies.one_split import train_one_split, write_images
 from lungfast.studies.protocol import Outcome, Study
 from lungfast.studies.scoring import Scored
-from lungfast.studies.tables import (
-    best_of,
-    cells_of,
-    chosen,
-    config_row,
-    history_block,
-    history_rows,
-    image_rows,
-    mean_scores,
-)
+from lungfast.studies.tables import best_of, chosen, config_row, mean_scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,30 +39,13 @@ def grid(
     config: GridConfig, study: Study, splits: Sequence[Split], made_with: dict[str, Any]
 ) -> dict[str, Any]:
     """Run the grid and write the run folder; returns the content of results.json."""
-    images, split = study.workspace.cache.images, splits[0]
-    study.run.write_once("splits.json", splits_as_dict([split], images))
-    cells = [
-        cell
-        for prompt in config.prompts
-        for cell in cells_of(
-            split, prompt, lrs=config.lrs, wds=config.wds, losses=config.losses, seeds=config.seeds
-        )
-    ]
-    priors = {f"{split.name}_{cell.prompt.kind}": study.prompts(cell).describe() for cell in cells}
-    study.run.write("prompts.json", priors)
-    trained = study.fit(cells)
-    study.run.write_rows("history.csv", history_rows(trained))
-    outcomes = study.validate(cells, trained)
-    winners = _winners(outcomes)
+    made = train_one_split(config, study, splits)
+    winners = _winners(made.outcomes)
     tests = study.test(winners)
-    tables = [image_rows(one, one.val, "val", images) for one in outcomes if one.val]
-    tables += [image_rows(one, test, "test", images) for one, test in zip(winners, tests, strict=True)]
-    study.run.write_rows("per_image.csv", [row for table in tables for row in table])
-    content = results(
-        "grid", [config_row(outcome) for outcome in outcomes], made_with | {"training": study.training}
-    )
-    content["best"] = _best(winners, tests)
-    content["history"] = history_block(cells, trained)
+    write_images(study, made.outcomes, list(zip(winners, tests, strict=True)))
+    rows = [config_row(outcome) for outcome in made.outcomes]
+    content = results("grid", rows, made_with | {"training": study.training})
+    content |= {"best": _best(winners, tests), "history": made.history()}
     study.run.write_results(content)
     return content
 

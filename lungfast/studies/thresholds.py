@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from lungfast.data.splits import splits_as_dict
 from lungfast.errors import RunError
 from lungfast.frozen.prompts import PromptConfig
 from lungfast.records import Float32, Int64, LossName, Split
@@ -21,11 +20,11 @@ from lungfast.runs import RunFolder, results
 from lungfast.scored.scores import DEFAULT_THRESHOLDS, PAPER_THRESHOLDS, choose_threshold
 from lungfast.studies.fitting import Listener
 from lungfast.studies.models import FinishedRun, Model
+from lungfast.studies.one_split import train_one_split
 from lungfast.studies.protocol import Study
 from lungfast.studies.scoring import Predictions, Scored, score
 from lungfast.studies.session import ScoreBody
 from lungfast.studies.summaries import curve
-from lungfast.studies.tables import cells_of, history_block, history_rows
 from lungfast.studies.workspace import Workspace
 
 HALF = 0.5
@@ -37,11 +36,11 @@ class ThresholdsConfig:
     """What to train before the scan: one decoder per prompt."""
 
     prompts: tuple[PromptConfig, ...]
-    lr: float = 1e-3
-    wd: float = 0.0
-    loss: LossName = "dicefocal"
+    lrs: tuple[float] = (1e-3,)
+    wds: tuple[float] = (0.0,)
+    losses: tuple[LossName] = ("dicefocal",)
     folds: int = 5
-    seed: int = 0
+    seeds: tuple[int] = (0,)
     split_seed: int = 0
 
 
@@ -57,24 +56,15 @@ def thresholds(
     config: ThresholdsConfig, study: Study, splits: Sequence[Split], made_with: dict[str, Any]
 ) -> dict[str, Any]:
     """Train one decoder per prompt and scan it; returns the content of results.json."""
-    images, split = study.workspace.cache.images, splits[0]
-    study.run.write_once("splits.json", splits_as_dict([split], images))
-    cells = [
-        cells_of(
-            split, prompt, lrs=(config.lr,), wds=(config.wd,), losses=(config.loss,), seeds=(config.seed,)
-        )[0]
-        for prompt in config.prompts
-    ]
-    trained = study.fit(cells)
-    study.run.write_rows("history.csv", history_rows(trained))
-    outcomes = [outcome for outcome in study.validate(cells, trained) if outcome.val]
+    made = train_one_split(config, study, splits)
+    outcomes = [outcome for outcome in made.outcomes if outcome.val]
     rows = []
     for outcome, test in zip(outcomes, study.test(outcomes), strict=True):
         prompt, scored = outcome.cell.prompt, ([outcome.val] if outcome.val else [], [test])
         found, tested = curve(study.settings.thresholds, *scored), _tested(study.settings.thresholds, *scored)
         rows.append(threshold_row(prompt.kind, found, tested, needs_ground_truth=prompt.is_oracle))
     content = results("thresholds", rows, made_with | {"training": study.training})
-    content["history"] = history_block(cells, trained)
+    content["history"] = made.history()
     study.run.write_results(content)
     return content
 

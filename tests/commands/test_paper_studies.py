@@ -101,6 +101,20 @@ def test_thresholds_of_a_cache_trains_one_decoder_a_prompt(nano_cache: str, tmp_
     assert "0.70" in result.output
 
 
+def test_a_run_of_thresholds_has_no_decoders_to_use(nano_cache: str, tmp_path: Path) -> None:
+    done("thresholds", nano_cache, "--prompt", "points", *TINY, "--save-logits", "-o", tmp_path / "t")
+    for command in ("thresholds", "jitter"):
+        assert "holds no decoders" in refuse(1, command, tmp_path / "t", "-o", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_jitter_of_a_single_split_has_no_spread(nano_cache: str, tmp_path: Path) -> None:
+    done("train", nano_cache, "--prompt", "box", *TINY, "-o", tmp_path / "curve")
+    result = done("jitter", tmp_path / "curve", "--pixels", "0", "-o", tmp_path / "run")
+    assert "box" in result.output
+    assert read(tmp_path / "run")["rows"][0]["f1"]["std"] is None
+
+
 def test_a_run_without_logits_or_of_another_cache_is_refused(
     nano_cache: str, shenzhen_cache: str, cv_run: Path, tmp_path: Path
 ) -> None:
@@ -190,6 +204,12 @@ def test_transfer_trains_both_sets_and_pairs_the_images(
     runs = ["--runs", run / "cv-m", run / "cv-s"]
     done("transfer", nano_cache, shenzhen_cache, *runs, *TINY, "-o", tmp_path / "again")
     assert read(tmp_path / "again")["rows"] == content["rows"]
+    swapped = ["--runs", run / "cv-s", run / "cv-m"]
+    line = refuse(1, "transfer", nano_cache, shenzhen_cache, *swapped, *TINY, "-o", tmp_path / "swapped")
+    assert "was not trained on" in line
+    assert not (tmp_path / "swapped").exists()
+    done("transfer", nano_cache, shenzhen_cache, *TINY, "--epochs", "2", "-o", run, "--overwrite")
+    assert len(json.loads((run / "cv-m" / "results.json").read_text())["history"][0]["val_loss"]) == 2
 
 
 def test_transfer_between_encoders_is_refused(nano_cache: str, phantoms: Path, tmp_path: Path) -> None:

@@ -145,6 +145,30 @@ def test_what_cannot_be_used(options: list[str], says: str, nano_cache: str, tmp
     assert not (tmp_path / "run").exists()
 
 
+def test_sets_are_what_their_names_say(caches: list[str], nano_cache: str, tmp_path: Path) -> None:
+    swapped = ["--montgomery", caches[3], "--shenzhen", caches[1]]
+    for given, says in (
+        (swapped, "holds another set"),
+        (["--set", f"transfer={nano_cache}"], "cannot have this name"),
+        ([*caches[:2], "--checkpoint", ROOT / "README.md"], "did not make the cache"),
+    ):
+        result = call("reproduce", *given, *QUICK, "-o", tmp_path / "run")
+        assert result.exit_code != 0
+        assert says in result.stderr
+        assert not (tmp_path / "run").exists()
+
+
+def test_overwriting_starts_anew(caches: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reproduce, "paper_recipe", small_recipe)
+    run, quick = tmp_path / "run", QUICK[3:]
+    done("reproduce", *caches[:2], "--quick", "--epochs", "1", *quick, "-o", run)
+    done("reproduce", *caches[:2], "--quick", "--epochs", "2", *quick, "-o", run, "--overwrite")
+    timings = json.loads((run / "timings.json").read_text())
+    assert len({one["study"] for one in timings}) == len(timings)
+    cv = json.loads((run / "montgomery" / "cv" / "results.json").read_text())
+    assert len(cv["history"][0]["val_loss"]) == 2
+
+
 def test_the_readme_s_python_runs(
     nano_cache: str, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
