@@ -5,6 +5,8 @@ The configurations are those of the studies themselves::
     lab = Lab("m.zarr")
     found = lab.run(CvConfig(prompts=prompts("points", "box"), lrs=(1e-3,)), "runs/cv", epochs=60)
     found["rows"][0]["f1"]["mean"]
+    lab.jitter("runs/cv", "runs/jitter")
+    lab.transfer(Lab("s.zarr"), ("runs/cv", "runs/cv-s"), "runs/transfer")
 """
 
 from __future__ import annotations
@@ -24,17 +26,22 @@ from lungfast.studies.curve import CurveConfig, learning_curves
 from lungfast.studies.cv import CvConfig, cross_validate
 from lungfast.studies.fitting import Listener, Settings
 from lungfast.studies.grid import GridConfig, grid
+from lungfast.studies.jitter import PIXELS, JitterConfig, box_jitter
 from lungfast.studies.models import FinishedRun
 from lungfast.studies.predict import Request as PredictRequest
 from lungfast.studies.predict import predict as _predict
 from lungfast.studies.reading import read_material
 from lungfast.studies.reproduce import paper_on
 from lungfast.studies.reproduce import reproduce as _reproduce
-from lungfast.studies.session import Quiet, Request, ScoreSettings, run_scoring, run_study
+from lungfast.studies.rescoring import identity
+from lungfast.studies.session import Quiet, Request, ScoreBody, ScoreSettings, run_scoring, run_study
 from lungfast.studies.steps import Order
-from lungfast.studies.thresholds import ThresholdsConfig, thresholds
+from lungfast.studies.thresholds import RescanConfig, ThresholdsConfig, rescan, thresholds
+from lungfast.studies.transfer import Site, config_of, site_names, transfer
+from lungfast.studies.unet import UnetStudyConfig, run_unet, unet_settings
 from lungfast.studies.workspace import Workspace
 from lungfast.trained.trainer import TrainConfig
+from lungfast.trained.unet import UnetConfig
 
 __all__ = [
     "BaselineConfig",
@@ -45,6 +52,8 @@ __all__ = [
     "Lab",
     "PromptConfig",
     "ThresholdsConfig",
+    "UnetConfig",
+    "UnetStudyConfig",
     "predict",
     "prompts",
     "report",
@@ -85,6 +94,7 @@ class Lab:
         epochs: int = 60,
         resume: bool = False,
         overwrite: bool = False,
+        save_logits: bool = False,
         **training: Any,
     ) -> dict[str, Any]:
         """Run the study that ``config`` belongs to into the folder ``output``.
@@ -96,12 +106,10 @@ class Lab:
             raise UsageError(
                 "this is set for the whole Lab", found=", ".join(fixed), fix="Lab(…, precision=…)"
             )
-        where = {"output": Path(output), "resume": resume, "overwrite": overwrite}
+        where = _where(output, resume=resume, overwrite=overwrite)
         if isinstance(config, BaselineConfig):
-            scoring = ScoreSettings(memory_bytes=self._memory_bytes)
-            request = Request(study="baseline", config=config, settings=scoring, **where)  # type: ignore[arg-type]
             body = baseline(config, self.workspace, self._memory_bytes, self._listener)
-            return run_scoring(request, self.workspace, body)
+            return self._scored("baseline", config, body, where)
         if type(config) not in _TRAINING:
             raise UsageError(
                 "no study takes this configuration",
@@ -114,9 +122,85 @@ class Lab:
             memory_bytes=self._memory_bytes,
             precision=self._precision,
             compile=self._compile,
+            save_logits=save_logits,
         )
-        request = Request(study=study, config=config, settings=settings, **where)  # type: ignore[arg-type]
+        request = Request(study=study, config=config, settings=settings, **where)
         return run_study(request, self.workspace, partial(body_of, config), self._listener)
+
+    def unet(
+        self,
+        output: str | Path,
+        config: UnetStudyConfig | None = None,
+        *,
+        against: str | Path | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> dict[str, Any]:
+        """A U-Net on the folds; ``against`` is a finished cv run to pair it with, image by image."""
+        config = config or UnetStudyConfig()
+        settings = unet_settings(config.model, memory_bytes=self._memory_bytes, precision=self._precision)
+        where = _where(output, resume=resume, overwrite=overwrite)
+        request = Request(study="unet", config=config, settings=settings, **where)
+        rival = None if against is None else Path(against)
+        return run_unet(request, self.workspace, self._listener, against=rival)
+
+    def jitter(
+        self,
+        run: str | Path,
+        output: str | Path,
+        *,
+        pixels: Sequence[int] = PIXELS,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> dict[str, Any]:
+        """Test F1 of a cv run's decoders whose boxes are moved by up to ``pixels`` of a 1024-pixel frame."""
+        finished = FinishedRun.open(Path(run))
+        config = JitterConfig(run=str(run), results_sha256=identity(finished), pixels=tuple(pixels))
+        body = box_jitter(config, finished, self.workspace, self._memory_bytes, self._listener)
+        return self._scored("jitter", config, body, _where(output, resume=resume, overwrite=overwrite))
+
+    def rescan(
+        self, run: str | Path, output: str | Path, *, resume: bool = False, overwrite: bool = False
+    ) -> dict[str, Any]:
+        """F1 over thresholds from the logits that a run has stored (``save_logits``), without training."""
+        finished = FinishedRun.open(Path(run))
+        config = RescanConfig(run=str(run), results_sha256=identity(finished))
+        body = rescan(finished, self.workspace, self._listener)
+        return self._scored("thresholds", config, body, _where(output, resume=resume, overwrite=overwrite))
+
+    def transfer(
+        self,
+        other: Lab,
+        runs: tuple[str | Path, str | Path],
+        output: str | Path,
+        *,
+        key: str = "points",
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> dict[str, Any]:
+        """The decoders of this set on another's images and the reverse, unchanged.
+
+        ``runs`` are finished cv runs of this cache and of the other, ``key`` the row whose decoders travel.
+        """
+        labs = (self, other)
+        names = site_names(*(lab.workspace.cache.url for lab in labs))
+        a, b = (
+            Site(name=name, workspace=lab.workspace, run=FinishedRun.open(Path(run)), key=key)
+            for name, lab, run in zip(names, labs, runs, strict=True)
+        )
+        config = config_of(a, b)
+        body = transfer(config, a, b, self._memory_bytes // 2, self._listener)
+        return self._scored("transfer", config, body, _where(output, resume=resume, overwrite=overwrite))
+
+    def _scored(self, study: str, config: Any, body: ScoreBody, where: dict[str, Any]) -> dict[str, Any]:
+        scoring = ScoreSettings(memory_bytes=self._memory_bytes)
+        return run_scoring(
+            Request(study=study, config=config, settings=scoring, **where), self.workspace, body
+        )
+
+
+def _where(output: str | Path, *, resume: bool, overwrite: bool) -> dict[str, Any]:
+    return {"output": Path(output), "resume": resume, "overwrite": overwrite}
 
 
 def prompts(*kinds: PromptKind, **more: Any) -> tuple[PromptConfig, ...]:

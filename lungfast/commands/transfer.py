@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lungfast.commands import options as opt
-from lungfast.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,12 +53,12 @@ def command(a: str, b: str, runs: tuple[Path, Path] | None, prompt: str, **optio
     from lungfast.studies.models import FinishedRun
     from lungfast.studies.rescoring import identity
     from lungfast.studies.session import run_scoring
-    from lungfast.studies.transfer import Site, TransferConfig, check_encoders, transfer
+    from lungfast.studies.transfer import Site, TransferConfig, check_sets, site_names, transfer
     from lungfast.studies.workspace import Workspace
 
     device, names = resolve_device(options["device"]), site_names(a, b)
     workspaces = [Workspace(url, device=device) for url in (a, b)]
-    check_encoders(*workspaces)
+    check_sets(*workspaces)
     given = [FinishedRun.open(run) for run in runs or ()]
     config = TransferConfig(
         sites=names,
@@ -91,14 +90,6 @@ def command(a: str, b: str, runs: tuple[Path, Path] | None, prompt: str, **optio
     console = plain_or_terminal()
     console.print(transfer_table(content))
     console.print(f"results: {options['output']}/results.json", soft_wrap=True)
-
-
-def site_names(a: str, b: str) -> tuple[str, str]:
-    """The caches' own names, which must differ."""
-    names = [url.rstrip("/").rsplit("/", maxsplit=1)[-1].removesuffix(".zarr") for url in (a, b)]
-    if names[0] == names[1]:
-        raise UsageError("A and B have the same name", found=names[0], fix="rename one of the caches")
-    return names[0], names[1]
 
 
 def cv_config(prompt: str, options: dict[str, Any]) -> CvConfig:

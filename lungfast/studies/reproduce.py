@@ -32,7 +32,7 @@ from lungfast.studies.reading import LEFT_OUT_NOTES, TIMINGS, read_reproduction
 from lungfast.studies.recipes import FOLDS, Recipe, paper_recipe
 from lungfast.studies.session import cache_facts
 from lungfast.studies.steps import TRANSFER, Order, Step, Steps
-from lungfast.studies.transfer import check_encoders
+from lungfast.studies.transfer import check_sets
 from lungfast.studies.workspace import Workspace
 
 LEFT_OUT = (CacheError, DataError, RunError, UsageError)
@@ -75,7 +75,7 @@ def reproduce(order: Order, workspaces: Mapping[str, Workspace], listener: Liste
 def _check(order: Order, workspaces: Mapping[str, Workspace]) -> None:
     """What would stop a study after hours is refused at once."""
     if len(workspaces) == 2:
-        check_encoders(*workspaces.values())
+        check_sets(*workspaces.values())
     if order.checkpoint is not None:
         found = file_sha256(order.checkpoint) if order.checkpoint.is_file() else "no such file"
         for name, workspace in workspaces.items():

@@ -30,7 +30,7 @@ from lungfast.studies.quality import QualityConfig, measure_quality, write_quali
 from lungfast.studies.recipes import Recipe
 from lungfast.studies.rescoring import identity
 from lungfast.studies.session import Request, ScoreSettings, run_scoring, run_study
-from lungfast.studies.transfer import Site, TransferConfig, transfer
+from lungfast.studies.transfer import Site, config_of, transfer
 from lungfast.studies.unet import UnetStudyConfig, run_unet, unet_settings
 from lungfast.studies.workspace import Workspace
 
@@ -226,12 +226,7 @@ class Steps:
             Site(name=name, workspace=one, run=self._cv_run(name), key=POINTS)
             for name, one in self._workspaces.items()
         )
-        config = TransferConfig(
-            sites=(a.name, b.name),
-            data_sha256=(a.run.data_sha256, b.run.data_sha256),
-            key=POINTS,
-            results_sha256=(identity(a.run), identity(b.run)),
-        )
+        config = config_of(a, b)
         body = transfer(config, a, b, self._memory, self._listener)
         run_scoring(self._scoring_request(None, TRANSFER, config), a.workspace, body)
 

@@ -22,7 +22,7 @@ from lungfast.studies.comparisons import MINUS, Side, as_family, compare
 from lungfast.studies.fitting import Listener
 from lungfast.studies.lookalikes import look_alikes
 from lungfast.studies.models import FinishedRun, Model
-from lungfast.studies.rescoring import rescore, row_head, test_images
+from lungfast.studies.rescoring import identity, rescore, row_head, test_images
 from lungfast.studies.scoring import MEASURES
 from lungfast.studies.session import ScoreBody
 from lungfast.studies.summaries import (
@@ -78,7 +78,7 @@ class TransferConfig:
 
 def transfer(config: TransferConfig, a: Site, b: Site, memory_bytes: int, listener: Listener) -> ScoreBody:
     """The body of the study. CacheError for caches of different encoders, UsageError for other folds."""
-    check_encoders(a.workspace, b.workspace)
+    check_sets(a.workspace, b.workspace)
     for site in (a, b):
         site.run.check_cache(site.workspace.cache)
     _check_folds(a, b)
@@ -109,8 +109,26 @@ def transfer(config: TransferConfig, a: Site, b: Site, memory_bytes: int, listen
     return body
 
 
-def check_encoders(a: Workspace, b: Workspace) -> None:
-    """CacheError where the embeddings of two caches cannot meet the same decoder."""
+def site_names(a: str, b: str) -> tuple[str, str]:
+    """The caches' own names, which must differ."""
+    names = [url.rstrip("/").rsplit("/", maxsplit=1)[-1].removesuffix(".zarr") for url in (a, b)]
+    if names[0] == names[1]:
+        raise UsageError("A and B have the same name", found=names[0], fix="rename one of the caches")
+    return names[0], names[1]
+
+
+def config_of(a: Site, b: Site) -> TransferConfig:
+    """The question for runs that are there."""
+    return TransferConfig(
+        sites=(a.name, b.name),
+        data_sha256=(a.run.data_sha256, b.run.data_sha256),
+        key=a.key,
+        results_sha256=(identity(a.run), identity(b.run)),
+    )
+
+
+def check_sets(a: Workspace, b: Workspace) -> None:
+    """CacheError where embeddings of two caches cannot meet one decoder; DataError for the same set twice."""
     ours, theirs = a.cache.spec, b.cache.spec
     if ours != theirs:
         raise CacheError(
@@ -118,6 +136,13 @@ def check_encoders(a: Workspace, b: Workspace) -> None:
             found=f"{ours.name} {ours.weights_sha256[:12]}… and {theirs.name} {theirs.weights_sha256[:12]}…",
             expected="the same weights, input size and resize rule",
             fix="embed both sets with the same encoder",
+        )
+    pixels = [{record.content_sha256 for record in one.cache.images} for one in (a, b)]
+    if pixels[0] <= pixels[1] or pixels[1] <= pixels[0]:
+        raise DataError(
+            "one of the two sets holds all images of the other",
+            found=f"{len(pixels[0] & pixels[1])} images whose pixels both have",
+            expected="two different sets",
         )
 
 

@@ -223,4 +223,5 @@ def test_transfer_drops_images_that_both_sets_have(nano_cache: str, tmp_path: Pa
     shutil.copytree(nano_cache, tmp_path / "copy.zarr")
     result = call("transfer", nano_cache, tmp_path / "copy.zarr", *TINY, "-o", tmp_path / "run")
     assert result.exit_code == 1
-    assert "no image is left" in result.stderr
+    assert "holds all images of the other" in result.stderr
+    assert not (tmp_path / "run").exists()

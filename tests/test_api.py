@@ -1,0 +1,68 @@
+"""The studies from Python that read finished runs; training ones are run by the README's example."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from lungfast.api import CvConfig, Lab, UnetConfig, UnetStudyConfig, prompts
+from lungfast.commands import main
+from lungfast.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def lab(nano_cache: str) -> Lab:
+    return Lab(nano_cache, precision="fp32", compile="off")
+
+
+@pytest.fixture(scope="module")
+def runs(lab: Lab, other: Lab, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A cross-validation of each set, three folds, one epoch, logits kept."""
+    folder = tmp_path_factory.mktemp("runs")
+    config = CvConfig(prompts=prompts("points", "box"), lrs=(1e-3,), folds=3)
+    lab.run(config, folder / "m", epochs=1, save_logits=True)
+    other.run(config, folder / "s", epochs=1)
+    return folder / "m", folder / "s"
+
+
+@pytest.fixture(scope="module")
+def other(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    url = str(tmp_path_factory.mktemp("caches") / "s.zarr")
+    result = CliRunner().invoke(main, ["embed", "shenzhen", str(phantoms), "-o", url])
+    assert result.exit_code == 0, result.output
+    return Lab(url, precision="fp32", compile="off")
+
+
+def test_transfer_meets_both_ways(lab: Lab, other: Lab, runs: tuple[Path, Path], tmp_path: Path) -> None:
+    rows = lab.transfer(other, runs, tmp_path / "transfer", key="box")["rows"]
+    pairs = [(row["train"], row["test"], row["scope"]) for row in rows]
+    assert pairs[:3] == [("m", "s", "same fold"), ("s", "s", "same fold"), ("m", "s", "all")]
+    assert [pair[:2] for pair in pairs[3:]] == [("s", "m"), ("m", "m"), ("s", "m")]
+
+
+def test_a_rescan_and_the_command_agree(lab: Lab, runs: tuple[Path, Path], tmp_path: Path) -> None:
+    ours = lab.rescan(runs[0], tmp_path / "ours")["rows"]
+    result = CliRunner().invoke(main, ["thresholds", str(runs[0]), "-o", str(tmp_path / "theirs")])
+    assert result.exit_code == 0, result.output
+    assert lab.rescan(runs[0], tmp_path / "ours", resume=True)["rows"] == ours
+    assert [row["prompt"] for row in ours] == ["points", "box"]
+
+
+def test_boxes_move(lab: Lab, runs: tuple[Path, Path], tmp_path: Path) -> None:
+    rows = lab.jitter(runs[0], tmp_path / "jitter", pixels=(0, 40))["rows"]
+    assert [(row["key"], row["jitter_px"]) for row in rows] == [("box", 0), ("box", 40)]
+
+
+def test_a_unet_is_paired(lab: Lab, runs: tuple[Path, Path], tmp_path: Path) -> None:
+    model = UnetConfig(size=32, channels=(4, 8), epochs=1, batch_size=4)
+    content = lab.unet(tmp_path / "unet", UnetStudyConfig(model=model, folds=3), against=runs[0])
+    assert content["comparisons"]
+
+
+def test_a_configuration_of_no_study_is_refused(lab: Lab, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no study takes"):
+        lab.run(object(), tmp_path / "run")
+    with pytest.raises(UsageError, match="whole Lab"):
+        lab.run(CvConfig(prompts=prompts("points"), lrs=(1e-3,)), tmp_path / "run", precision="bf16")
