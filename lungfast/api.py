@@ -183,7 +183,7 @@ class Lab:
         ``runs`` are finished cv runs of this cache and of the other, ``key`` the row whose decoders travel.
         """
         labs = (self, other)
-        names = site_names(*(lab.workspace.cache.url for lab in labs))
+        names = site_names(self.workspace, other.workspace)
         a, b = (
             Site(name=name, workspace=lab.workspace, run=FinishedRun.open(Path(run)), key=key)
             for name, lab, run in zip(names, labs, runs, strict=True)

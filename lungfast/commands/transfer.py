@@ -56,13 +56,17 @@ def command(a: str, b: str, runs: tuple[Path, Path] | None, prompt: str, **optio
     from lungfast.studies.transfer import Site, TransferConfig, check_sets, site_names, transfer
     from lungfast.studies.workspace import Workspace
 
-    device, names = resolve_device(options["device"]), site_names(a, b)
-    workspaces = [Workspace(url, device=device) for url in (a, b)]
+    device = resolve_device(options["device"])
+    workspaces = Workspace(a, device=device), Workspace(b, device=device)
+    names = site_names(*workspaces)
     check_sets(*workspaces)
     given = [FinishedRun.open(run) for run in runs or ()]
     config = TransferConfig(
         sites=names,
-        data_sha256=tuple(one.cache.fingerprint.data_sha256 for one in workspaces),  # type: ignore[arg-type]
+        data_sha256=(
+            workspaces[0].cache.fingerprint.data_sha256,
+            workspaces[1].cache.fingerprint.data_sha256,
+        ),
         key=prompt,
         results_sha256=tuple(identity(run) for run in given),
         training=None if runs else cv_config(prompt, options),

@@ -20,7 +20,7 @@ from lungfast.files import write_atomic, write_json
 from lungfast.geometry import Frame, area_average, resize_image
 from lungfast.records import Float32, Int64, Size, UInt8
 from lungfast.studies.models import FinishedRun, Model
-from lungfast.studies.scoring import predictions, prepare
+from lungfast.studies.scoring import predictions, prepare, score
 from lungfast.studies.workspace import Workspace
 
 ARRAYS, NOTES = "examples.npz", "examples.json"
@@ -35,7 +35,6 @@ class Chosen:
 
     id: str
     kind: str
-    f1: float
     fold: str
 
 
@@ -56,7 +55,7 @@ def choose_examples(content: Any, key: str) -> list[Chosen]:
         for i in positions.tolist():
             if i not in seen:
                 seen.add(i)
-                chosen.append(Chosen(id=images["id"][i], kind=kind, f1=float(f1[i]), fold=images["fold"][i]))
+                chosen.append(Chosen(id=images["id"][i], kind=kind, fold=images["fold"][i]))
     return chosen
 
 
@@ -75,14 +74,14 @@ def write_examples(finished: FinishedRun, workspace: Workspace, memory_bytes: in
         image, number = position[one.id], len(notes)
         for name, array in _pictures(workspace, image, logits_hw).items():
             arrays[f"{name}-{number}"] = array
-        record = workspace.cache.images[image]
+        record, threshold = workspace.cache.images[image], models[one.fold].threshold
         notes.append(
             {
                 "id": one.id,
                 "kind": one.kind,
-                "f1": one.f1,
+                "f1": _f1(workspace, image, logits_hw, threshold),
                 "fold": one.fold,
-                "threshold": models[one.fold].threshold,
+                "threshold": threshold,
                 "prompt": models[one.fold].prompt.kind,
                 "label": record.label,
                 "source": record.source,
@@ -92,6 +91,13 @@ def write_examples(finished: FinishedRun, workspace: Workspace, memory_bytes: in
     np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
     write_atomic(finished.path / ARRAYS, content.getvalue())
     write_json(finished.path / NOTES, notes)
+
+
+def _f1(workspace: Workspace, image: int, logits_hw: Float32, threshold: float) -> float:
+    """Of the mask that is shown: with several seeds the table's value is the mean of as many masks."""
+    alone = iter([(0, image, logits_hw)])
+    (scored,) = score(workspace, alone, [_rows([image])], [threshold], advance=lambda: None)
+    return float(scored.at("f1", 0)[0])
 
 
 def _logits(

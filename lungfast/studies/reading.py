@@ -37,7 +37,9 @@ def read_material(folder: Path) -> Material:
     content = _finished(folder)
     title = f"lungfast {study}"
     if study == "transfer":
-        return Material(title=title, sets={}, transfer=content)
+        sets: dict[str, dict[str, Content]] = {row["test"]: {} for row in content["rows"]}
+        drawn = frozenset(name for name in sets if _is_drawn(content["images"][name]))
+        return Material(title=title, sets=sets, transfer=content, generated=drawn)
     name = _set_name(content)
     studies = _completed({study: content}, folder)
     examples = {name: read_examples(folder)}
@@ -142,10 +144,13 @@ def _generated(sets: Mapping[str, Mapping[str, Content]]) -> frozenset[str]:
     drawn = set()
     for name, studies in sets.items():
         blocks = [studies[study].get("images") for study in ("cv", "baseline", "unet") if study in studies]
-        sources = {source for block in blocks if block for source in block["source"]}
-        if sources and all(source.startswith(GENERATED) for source in sources):
+        if any(blocks) and all(_is_drawn(block) for block in blocks if block):
             drawn.add(name)
     return frozenset(drawn)
+
+
+def _is_drawn(block: Content) -> bool:
+    return bool(block["source"]) and all(source.startswith(GENERATED) for source in block["source"])
 
 
 def read_examples(run: Path) -> tuple[Example, ...]:

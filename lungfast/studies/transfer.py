@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lungfast.errors import CacheError, DataError, UsageError
-from lungfast.records import ImageRecord, Int64
+from lungfast.records import GENERATED, ImageRecord, Int64
 from lungfast.runs import RunFolder, results
 from lungfast.scored.scores import over_folds
 from lungfast.studies.comparisons import MINUS, Side, as_family, compare
@@ -109,9 +109,14 @@ def transfer(config: TransferConfig, a: Site, b: Site, memory_bytes: int, listen
     return body
 
 
-def site_names(a: str, b: str) -> tuple[str, str]:
-    """The caches' own names, which must differ."""
-    names = [url.rstrip("/").rsplit("/", maxsplit=1)[-1].removesuffix(".zarr") for url in (a, b)]
+def site_names(a: Workspace, b: Workspace) -> tuple[str, str]:
+    """The sets of their images, where that tells the two apart; else the caches' names, which must differ."""
+    sources = [{record.source for record in one.cache.images} for one in (a, b)]
+    if all(len(one) == 1 for one in sources) and sources[0] != sources[1]:
+        first, second = (source for one in sources for source in one)
+        if not any(source.startswith(GENERATED) for source in (first, second)):
+            return first, second
+    names = [one.cache.url.rstrip("/").rsplit("/", maxsplit=1)[-1].removesuffix(".zarr") for one in (a, b)]
     if names[0] == names[1]:
         raise UsageError("A and B have the same name", found=names[0], fix="rename one of the caches")
     return names[0], names[1]

@@ -204,6 +204,8 @@ def test_transfer_trains_both_sets_and_pairs_the_images(
     runs = ["--runs", run / "cv-m", run / "cv-s"]
     done("transfer", nano_cache, shenzhen_cache, *runs, *TINY, "-o", tmp_path / "again")
     assert read(tmp_path / "again")["rows"] == content["rows"]
+    done("report", run)
+    assert "generated" in (run / "report.md").read_text()
     swapped = ["--runs", run / "cv-s", run / "cv-m"]
     line = refuse(1, "transfer", nano_cache, shenzhen_cache, *swapped, *TINY, "-o", tmp_path / "swapped")
     assert "was not trained on" in line
