@@ -10,7 +10,20 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from lungfast import scored
 from lungfast.commands import main
+
+
+def pytest_configure() -> None:
+    """Kernels compiled by an earlier run are dropped where one of their sources is younger.
+
+    numba's cache on disk sees changes of a function's own file, not of those that it calls.
+    """
+    room = Path(scored.__file__).parent
+    youngest = max(path.stat().st_mtime for path in room.glob("*.py"))
+    for kernel in room.glob("__pycache__/*.nbi"):
+        if kernel.stat().st_mtime < youngest:
+            kernel.unlink()
 
 
 @pytest.fixture(scope="session")

@@ -1,227 +1,124 @@
-"""The compiled loops behind :mod:`lungfast.scored.kernels`: numba, single-threaded, no GIL, no fastmath.
+"""The compiled count behind :mod:`lungfast.scored.kernels`: numba, one thread.
 
-Comes in: logits, tap tables, truth bits, bins. Goes out: histograms, or a native mask. Every function also
-runs uncompiled (``NUMBA_DISABLE_JIT=1``), so the tests can read it as plain Python. One file holds them all,
-because numba's disk cache notices changes of a function's own file only.
+Comes in: logits with tap tables, truth bits, bins. Goes out: a histogram. Every function also runs uncompiled
+(``NUMBA_DISABLE_JIT=1``), so the tests can read it as plain Python.
 
-Between two input rows lie several native rows (4.8 at 4892 from 1024), where a column's value is monotone,
-rounding included. If its first and last value fall in one bin, so do all: one look serves the group, and
-only the sum of the truth bits is needed. That is what makes 1,001 thresholds nearly as cheap as five.
+Most pixels need no look. A native pixel lies between the few low-resolution samples it is mixed from (two or
+three a side): where the least and the greatest of them, with a margin for rounding, fall in one bin, so does
+the pixel, and of a whole rectangle of such pixels only the number of true ones is asked, by counting bits.
+What is left, a few in a hundred of a decoder's usual mask, is looked at (looks.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
-
-import numba
 import numpy as np
-import numpy.typing as npt
 
-from lungfast.records import Bool, Float32, Int64, UInt8
+from lungfast.records import Float32, Int64
+from lungfast.scored.bins import FIVE, Bins, find
+from lungfast.scored.bits import Patch, Truth, rectangle
+from lungfast.scored.compiled import compiled
+from lungfast.scored.looks import FEW, Desk, look
+from lungfast.scored.stretch import Field, Reach
 
-BLOCK = 1024
-"""Native columns at a time: the block's input rows (1024 x 1024 float32, 4 MB) stay in the outer cache."""
 CHUNK = 32
-"""Columns tested together for lying in one bin: 5 thresholds: 7 ms, not 10 (16, 64: no better)."""
-GROUP = 255
-"""Most native rows looked at together: the truth bits of a column are summed in one byte."""
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-_BIT_BYTES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).view(np.uint64)[:, 0].copy()
-"""Packed byte -> eight bytes 0/1 of one word in pixel order: one add sums eight columns."""
+"""Samples tested together for lying in one bin."""
 
 
-def _compiled(function: _Function) -> _Function:
-    """numba.njit, cached on disk unless no cache folder can be written (a read-only install)."""
-    try:
-        return cast(_Function, numba.njit(nogil=True, cache=True)(function))
-    except RuntimeError:
-        return cast(_Function, numba.njit(nogil=True)(function))
-
-
-class Axis(NamedTuple):
-    """Taps of both bilinear steps along one axis: low -> input (the part kept by the crop) -> native."""
-
-    low_first: Int64
-    low_second: Int64
-    low_weight: Float32
-    input_first: Int64
-    input_second: Int64
-    input_weight: Float32
-
-
-class Bins(NamedTuple):
-    """Edges with -inf and inf around them, and a uniform grid over them that says where to start looking."""
-
-    edges: Float32
-    first_bin: npt.NDArray[np.int32]
-    origin: np.float32
-    scale: np.float32
-    last_cell: np.float32
-
-
-@_compiled
+@compiled
 def count_pixels(
-    logits_hw: Float32, rows: Axis, columns: Axis, truth_packed: UInt8, bins: Bins, histogram_2B: Int64
+    field: Field, truth: Truth, bins: Bins, first_row: int, last_row: int, histogram_2B: Int64
 ) -> None:
-    width = columns.input_first.size
-    packed_B = np.empty(histogram_2B.shape[1], np.int64)
-    for first in range(0, width, BLOCK):
-        last = min(first + BLOCK, width)
-        input_RW = _input_rows(logits_hw, rows, columns, first, last)
-        packed_B[:] = 0
-        _count_block(input_RW, rows, truth_packed[:, first // 8 : (last + 7) // 8], bins, packed_B)
-        for b in range(packed_B.size):
-            histogram_2B[0, b] += packed_B[b] & 0xFFFFFFFF
-            histogram_2B[1, b] += packed_B[b] >> 32
+    """Add the native rows first..last to a histogram, pixels and true pixels by bin.
 
-
-@_compiled
-def predict_pixels(logits_hw: Float32, rows: Axis, columns: Axis, edge: np.float32, mask_HW: Bool) -> None:
-    width = columns.input_first.size
-    for first in range(0, width, BLOCK):
-        input_RW = _input_rows(logits_hw, rows, columns, first, min(first + BLOCK, width))
-        for r in range(mask_HW.shape[0]):
-            a_W, b_W = input_RW[rows.input_first[r]], input_RW[rows.input_second[r]]
-            weight = rows.input_weight[r]
-            for c in range(a_W.size):
-                mask_HW[r, first + c] = a_W[c] + weight * (b_W[c] - a_W[c]) > edge
-
-
-@_compiled
-def _input_rows(logits_hw: Float32, rows: Axis, columns: Axis, first: int, last: int) -> Float32:
-    """Native columns first..last of every input row: three of the four lerps."""
-    n_low = rows.low_second[-1] + 1
-    start, stop = columns.input_first[first], columns.input_second[last - 1] + 1
-    middle = np.empty(stop, np.float32)
-    low_hW = np.empty((n_low, last - first), np.float32)
-    for y in range(n_low):
-        for x in range(start, stop):
-            a = logits_hw[y, columns.low_first[x]]
-            middle[x] = a + columns.low_weight[x] * (logits_hw[y, columns.low_second[x]] - a)
-        for c in range(first, last):
-            a = middle[columns.input_first[c]]
-            low_hW[y, c - first] = a + columns.input_weight[c] * (middle[columns.input_second[c]] - a)
-    input_RW = np.empty((rows.low_first.size, last - first), np.float32)
-    for r in range(input_RW.shape[0]):
-        a_W, b_W, out_W = low_hW[rows.low_first[r]], low_hW[rows.low_second[r]], input_RW[r]
-        weight = rows.low_weight[r]
-        for c in range(out_W.size):
-            out_W[c] = a_W[c] + weight * (b_W[c] - a_W[c])
-    return input_RW
-
-
-@_compiled
-def _count_block(input_RW: Float32, rows: Axis, truth_packed: UInt8, bins: Bins, packed_B: Int64) -> None:
-    """Group the native rows by the pair of input rows between which they lie, and count each group.
-
-    A count holds the pixels in its lower half and the true ones in its upper half: one add for both.
+    A count holds the pixels in its lower half and the true ones in its upper half: one add for both. What
+    lies below all edges, often most of an image, is what is left of the whole.
     """
-    height = rows.input_first.size
-    words = np.empty(truth_packed.shape[1], np.uint64)
-    start = 0
-    while start < height:
-        pair = rows.input_first[start]
+    rows, columns, (h, w) = field.rows, field.columns, field.logits_hw.shape
+    width = columns.first.size
+    desk = Desk(
+        np.empty(w, np.float32),
+        np.empty(w, np.float32),
+        np.empty((2 * w + 1, 3), np.int64),
+        np.empty(columns.low_first.size, np.float32),
+        np.empty((np.max(rows.last - rows.first) + 1, width), np.float32),
+        np.empty((h, width), np.float32),
+        np.zeros(h, np.bool_),
+        np.empty((2, width), np.float32),
+        np.empty(FEW + FIVE, np.int64),
+        np.empty(width + 8, np.int32),
+        np.empty(truth.packed.shape[1] + 1, np.uint64),
+    )
+    packed_B = np.zeros(histogram_2B.shape[1], np.int64)
+    start = first_row
+    while start < last_row:
+        low, high = rows.first[start], rows.last[start]
         stop = start + 1
-        while stop < height and stop - start < GROUP and rows.input_first[stop] == pair:
+        while stop < last_row and rows.first[stop] == low and rows.last[stop] == high:
             stop += 1
-        words[:] = 0
-        for r in range(start, stop):
-            for k in range(words.size):
-                words[k] += _BIT_BYTES[truth_packed[r, k]]
-        a_W, b_W = input_RW[pair], input_RW[rows.input_second[start]]
-        weights, truth = rows.input_weight[start:stop], truth_packed[start:stop]
-        _count_group(a_W, b_W, weights, truth, words.view(np.uint8), bins, packed_B)
+        _bound(field.logits_hw[low : high + 1], field.margin, desk.lows, desk.highs)
+        n = _segments(desk.lows, desk.highs, columns.reach, bins, width, desk.segments_S3)
+        for s in range(n):
+            first, last, found = desk.segments_S3[s]
+            if found > 0:
+                packed_B[found] += rectangle(truth, Patch(start, stop, first, last))
+            elif found < 0:
+                look(field, truth, bins, desk, Patch(start, stop, first, last), packed_B)
         start = stop
+    packed_B[0] = rectangle(truth, Patch(first_row, last_row, 0, width)) - packed_B[1:].sum()
+    for b in range(packed_B.size):
+        histogram_2B[0, b] += packed_B[b] & 0xFFFFFFFF
+        histogram_2B[1, b] += packed_B[b] >> 32
 
 
-@_compiled
-def _count_group(
-    a_W: Float32,
-    b_W: Float32,
-    weights: Float32,
-    truth_packed: UInt8,
-    true_W: UInt8,
-    bins: Bins,
-    packed_B: Int64,
-) -> None:
-    """Neighbouring columns mostly share a bin: they are summed in registers and written when it changes.
+@compiled
+def _bound(samples_yw: Float32, margin: np.float32, lows: Float32, highs: Float32) -> None:
+    """Least and greatest of each column of samples, with the margin."""
+    lows[:], highs[:] = samples_yw[0], samples_yw[0]
+    for y in range(1, samples_yw.shape[0]):
+        row = samples_yw[y]
+        for x in range(row.size):
+            lows[x] = min(lows[x], row[x])
+            highs[x] = max(highs[x], row[x])
+    for x in range(lows.size):
+        lows[x] -= margin
+        highs[x] += margin
 
-    Slices and not indices go to the small loops: numba vectorises those, at a third of the time.
-    """
-    current, columns, true = np.uintp(0), 0, np.int64(0)
-    low, high = bins.edges[0], bins.edges[1]
-    first_weight, last_weight = weights[0], weights[-1]
-    for start in range(0, a_W.size, CHUNK):
-        stop = min(start + CHUNK, a_W.size)
-        if _all_within(a_W[start:stop], b_W[start:stop], first_weight, last_weight, low, high):
-            columns += stop - start
-            true += _total(true_W[start:stop])
+
+@compiled
+def _segments(lows: Float32, highs: Float32, reach: Reach, bins: Bins, width: int, out_S3: Int64) -> int:
+    """All native columns in pieces (from, to, bin), bin -1 where the samples do not decide."""
+    n, done, x = 0, 0, 0
+    while x < lows.size:
+        found = find(bins, lows[x])
+        low, high = bins.edges[found], bins.edges[found + np.uintp(1)]
+        if highs[x] > high:
+            x += 1
             continue
-        for c in range(start, stop):
-            a = a_W[c]
-            slope = b_W[c] - a
-            top, bottom = a + first_weight * slope, a + last_weight * slope
-            if not (low < top <= high and low < bottom <= high):
-                found, other = _find(bins, top), _find(bins, bottom)
-                if found != other:
-                    packed_B[found] += _pixel(truth_packed, 0, c)
-                    packed_B[other] += _pixel(truth_packed, weights.size - 1, c)
-                    for r in range(1, weights.size - 1):
-                        packed_B[_find(bins, a + weights[r] * slope)] += _pixel(truth_packed, r, c)
-                    continue
-                packed_B[current] += columns * weights.size + (true << 32)
-                current, columns, true = found, 0, np.int64(0)
-                low, high = bins.edges[found], bins.edges[found + np.uintp(1)]
-            columns += 1
-            true += true_W[c]
-    packed_B[current] += columns * weights.size + (true << 32)
+        stop = x + 1
+        while stop + CHUNK <= lows.size and _all_within(
+            lows[stop : stop + CHUNK], highs[stop : stop + CHUNK], low, high
+        ):
+            stop += CHUNK
+        while stop < lows.size and low < lows[stop] and highs[stop] <= high:
+            stop += 1
+        begin, end = reach.start[x], reach.stop[stop - 1]
+        if end > begin:
+            if begin > done:
+                out_S3[n, 0], out_S3[n, 1], out_S3[n, 2] = done, begin, -1
+                n += 1
+            out_S3[n, 0], out_S3[n, 1], out_S3[n, 2] = begin, end, found
+            n, done = n + 1, end
+        x = stop
+    if done < width:
+        out_S3[n, 0], out_S3[n, 1], out_S3[n, 2] = done, width, -1
+        n += 1
+    return n
 
 
-@_compiled
-def _all_within(
-    a_W: Float32,
-    b_W: Float32,
-    first_weight: np.float32,
-    last_weight: np.float32,
-    low: np.float32,
-    high: np.float32,
-) -> bool:
-    """Whether every column's first and last value lies in the bin; no early exit, so that it vectorises."""
+@compiled
+def _all_within(lows: Float32, highs: Float32, low: np.float32, high: np.float32) -> bool:
+    """No early exit, so that it vectorises."""
     outside = False
-    for c in range(a_W.size):
-        slope = b_W[c] - a_W[c]
-        top, bottom = a_W[c] + first_weight * slope, a_W[c] + last_weight * slope
-        outside |= (top <= low) | (bottom <= low) | (top > high) | (bottom > high)
+    for x in range(lows.size):
+        outside |= (lows[x] <= low) | (highs[x] > high)
     return not outside
-
-
-@_compiled
-def _total(true_W: UInt8) -> np.int64:
-    total = np.int64(0)
-    for c in range(true_W.size):
-        total += true_W[c]
-    return total
-
-
-@_compiled
-def _pixel(truth_packed: UInt8, r: int, c: int) -> np.int64:
-    """One pixel, and in the upper half whether it is true."""
-    bit = (truth_packed[r, c >> 3] >> np.uint8(7 - (c & 7))) & np.uint8(1)
-    return np.int64(1) + (np.int64(bit) << 32)
-
-
-@_compiled
-def _find(bins: Bins, value: np.float32) -> np.uintp:
-    """How many edges lie strictly below the value (unsigned: numba then skips its test for negatives).
-
-    The first step is an addition and not a branch: at 1,001 edges it would be mispredicted every other time.
-    """
-    position = (value - bins.origin) * bins.scale
-    position = max(np.float32(0), min(position, bins.last_cell))
-    found = np.uintp(bins.first_bin[np.uintp(np.int32(position))])
-    found += np.uintp(bins.edges[found + np.uintp(1)] < value)
-    while bins.edges[found + np.uintp(1)] < value:
-        found += np.uintp(1)
-    return found

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,15 @@ import numpy as np
 from lungfast.errors import LungfastError, TrainingError
 from lungfast.geometry import Frame
 from lungfast.records import Bool, Counts, Float32, Int64, UInt8
-from lungfast.scored.fused import Axis, Bins, count_pixels, predict_pixels
+from lungfast.scored.bins import Bins
+from lungfast.scored.bits import Truth
+from lungfast.scored.fused import count_pixels
+from lungfast.scored.stretch import Axis, Field, Reach, predict_pixels
 
 LARGEST_LOGIT = 1e37
 """Beyond this a difference of two logits may overflow float32; the same test catches NaN and infinity."""
-MOST_CELLS = 4096
+LERP_ROUNDING = 32 * 2.0**-24
+"""Of the greatest |logit|: four lerps of five roundings of 2^-24 stray by 20 beyond their samples at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +58,13 @@ def threshold_edges(thresholds_Q: Sequence[float] | np.ndarray[Any, Any]) -> Flo
     return np.log(thresholds / (1 - thresholds)).astype(np.float32)
 
 
-def count_image(logits_hw: Float32, frame: Frame, truth_packed: UInt8, edges_Q: Float32) -> Counts:
+def count_image(
+    logits_hw: Float32, frame: Frame, truth_packed: UInt8, edges_Q: Float32, *, threads: int = 1
+) -> Counts:
     """Counts of one image at native size, positive where the logit is strictly above the edge.
 
-    ``edges_Q`` as :func:`threshold_edges` gives them. Raises TrainingError on NaN or infinite logits.
+    ``edges_Q`` as :func:`threshold_edges` gives them; ``threads`` share the rows. Raises TrainingError on NaN
+    or infinite logits.
     """
     logits = _checked(logits_hw)
     height, width = frame.native_size
@@ -66,10 +74,15 @@ def count_image(logits_hw: Float32, frame: Frame, truth_packed: UInt8, edges_Q: 
             found=f"{truth_packed.dtype} {truth_packed.shape}",
             expected=f"uint8 {(height, -(-width // 8))} for {height} x {width} pixels",
         )
-    rows, columns = _axes(frame, logits.shape)
-    bins = _bins(edges_Q)
-    histogram_2B = np.zeros((2, edges_Q.size + 1), np.int64)
-    count_pixels(logits, rows, columns, np.ascontiguousarray(truth_packed), bins, histogram_2B)
+    given = _field(logits, frame), Truth.of(truth_packed), Bins.of(edges_Q)
+    parts = np.linspace(0, height, min(threads, height) + 1).astype(int).tolist()
+    histogram_P2B = np.zeros((len(parts) - 1, 2, edges_Q.size + 1), np.int64)
+    if len(histogram_P2B) == 1:
+        count_pixels(*given, 0, height, histogram_P2B[0])
+    else:
+        jobs = zip(parts, parts[1:], histogram_P2B, strict=False)
+        list(_pool(threads).map(lambda job: count_pixels(*given, *job), jobs))
+    histogram_2B = histogram_P2B.sum(0)
     all_Q, true_Q = (_above(histogram) for histogram in histogram_2B)
     n_true = int(histogram_2B[1].sum())
     return Counts(
@@ -83,19 +96,24 @@ def count_image(logits_hw: Float32, frame: Frame, truth_packed: UInt8, edges_Q: 
 def count_images(jobs: Sequence[ScoreJob], edges_Q: Float32, *, threads: int) -> list[Counts]:
     """:func:`count_image` of every job, in order, ``threads`` images at a time (the kernels hold no GIL)."""
 
-    def count(job: ScoreJob) -> Counts:
-        return count_image(job.logits_hw, job.frame, job.truth_packed, edges_Q)
+    def count(job: ScoreJob, share: int = 1) -> Counts:
+        return count_image(job.logits_hw, job.frame, job.truth_packed, edges_Q, threads=share)
 
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        return list(pool.map(count, jobs))
+    if len(jobs) == 1:
+        return [count(jobs[0], threads)]
+    return list(_pool(max(1, threads)).map(count, jobs))
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Kept: starting its threads takes as long as an image."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="scoring")
 
 
 def predict_mask(logits_hw: Float32, frame: Frame, threshold: float) -> Bool:
     """The native mask (H, W) that :func:`count_image` counts at ``threshold``, bit for bit."""
-    logits = _checked(logits_hw)
-    rows, columns = _axes(frame, logits.shape)
     mask_HW = np.empty(frame.native_size, np.bool_)
-    predict_pixels(logits, rows, columns, threshold_edges([threshold])[0], mask_HW)
+    predict_pixels(_field(_checked(logits_hw), frame), threshold_edges([threshold])[0], mask_HW)
     return mask_HW
 
 
@@ -116,15 +134,23 @@ def _above(histogram_B: Int64) -> Int64:
     return np.asarray(histogram_B[::-1].cumsum()[::-1][1:])
 
 
-def _axes(frame: Frame, low_size: tuple[int, ...]) -> tuple[Axis, Axis]:
-    return _axis(frame, low_size, 0), _axis(frame, low_size, 1)
+def _field(logits: Float32, frame: Frame) -> Field:
+    margin = np.float32(LERP_ROUNDING) * np.abs(logits).max()
+    rows, columns = (
+        _axis(n_low, frame.input_size, resized, native)
+        for n_low, resized, native in zip(logits.shape, frame.resized_size, frame.native_size, strict=True)
+    )
+    return Field(logits, margin, rows, columns)
 
 
-def _axis(frame: Frame, low_size: tuple[int, ...], axis: int) -> Axis:
-    resized = frame.resized_size[axis]
-    first, second, weight = _taps(low_size[axis], frame.input_size)
-    kept = first[:resized], second[:resized], weight[:resized]
-    return Axis(*kept, *_taps(resized, frame.native_size[axis]))
+@lru_cache(maxsize=64)
+def _axis(n_low: int, n_input: int, resized: int, native: int) -> Axis:
+    """The tables of one axis; images of one size share them."""
+    low, near = _taps(n_low, n_input), _taps(resized, native)
+    first, last = low[0][near[0]], low[1][near[1]]
+    samples = np.arange(n_low)
+    reach = Reach(np.searchsorted(first, samples, "left"), np.searchsorted(last, samples, "right"))
+    return Axis(low[0][:resized], low[1][:resized], low[2][:resized], *near, first, last, reach)
 
 
 def _taps(n_in: int, n_out: int) -> tuple[Int64, Int64, Float32]:
@@ -137,14 +163,3 @@ def _taps(n_in: int, n_out: int) -> tuple[Int64, Int64, Float32]:
     first = np.minimum(source.astype(np.int64), n_in - 1)
     weight = np.clip(source - first.astype(np.float32), np.float32(0), np.float32(1))
     return first, np.minimum(first + 1, n_in - 1), weight
-
-
-def _bins(edges_Q: Float32) -> Bins:
-    """The cell of a value is monotone in it, so every edge in an earlier cell is below the value: exact."""
-    n_cells = min(4 * edges_Q.size, MOST_CELLS)
-    origin, span = edges_Q[0], edges_Q[-1] - edges_Q[0]
-    scale = np.float32(n_cells / span) if span > 0 else np.float32(0)
-    cells_Q = np.minimum((edges_Q - origin) * scale, np.float32(n_cells - 1)).astype(np.int64)
-    first_bin = np.searchsorted(cells_Q, np.arange(n_cells), side="left").astype(np.int32)
-    edges = np.concatenate([[-np.inf], edges_Q, [np.inf]]).astype(np.float32)
-    return Bins(edges, first_bin, origin, scale, np.float32(n_cells - 1))

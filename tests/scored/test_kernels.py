@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lungfast.errors import LungfastError, TrainingError
 from lungfast.geometry import Frame, pack_mask, unpack_mask
 from lungfast.records import Bool, Counts, Float32
-from lungfast.scored import fused
+from lungfast.scored import looks
 from lungfast.scored.kernels import (
     ScoreJob,
     count_image,
@@ -96,7 +96,7 @@ def test_a_logit_on_an_edge_is_not_above_it(value, n, width, below, seed) -> Non
 
 
 @many
-@given(seed=st.integers(0, 2**32 - 1), n_edges=st.integers(1, 12), run=st.sampled_from([1, 4, fused.CHUNK]))
+@given(seed=st.integers(0, 2**32 - 1), n_edges=st.integers(1, 12), run=st.sampled_from([1, 4, looks.CHUNK]))
 def test_neighbours_on_edges_fall_in_their_own_bins(seed, n_edges, run) -> None:
     """Nothing is interpolated (64 -> 64 -> 64), so that pixels meet edges exactly, beside other pixels."""
     rng, size = np.random.default_rng(seed), (64, 64)
@@ -116,14 +116,36 @@ def test_many_native_rows_between_two_input_rows() -> None:
         check(rng.normal(size=(2, 2)).astype(np.float32), Frame.of((height, 9), 4, "squash"), truth_HW, FIVE)
 
 
-def test_blocks_of_columns_join() -> None:
-    width = fused.BLOCK + 5
-    rng = np.random.default_rng(0)
-    logits_hw = rng.normal(size=(4, 4)).astype(np.float32)
-    check(logits_hw, Frame.of((3, width), 16, "squash"), rng.random((3, width)) < 0.5, FIVE)
+@many
+@given(
+    native=st.tuples(sides, sides),
+    low=st.integers(6, 24),
+    input_size=st.sampled_from([24, 48, 61]),
+    levels=st.lists(st.sampled_from([-6.0, 0.0, 0.1, 0.2, 0.3, 6.0]), min_size=1, max_size=6),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_plateaus_with_steps_between_them(native, low, input_size, levels, seed) -> None:
+    """Whole rectangles decided by their samples, on edges too, beside steps that must be looked at."""
+    rng = np.random.default_rng(seed)
+    patches = rng.choice(levels, (-(-low // 5), -(-low // 3)))
+    logits_hw = np.kron(patches, np.ones((5, 3)))[:low, :low].astype(np.float32)
+    truth_HW = np.kron(rng.random((4, 4)) < 0.5, np.ones((24, 24), bool))[: native[0], : native[1]]
+    frame, edges_Q = Frame.of(native, input_size, "longest"), np.array([0.0, 0.1, 0.25, 6.0], np.float32)
+    ours = count_image(logits_hw, frame, pack_mask(truth_HW), edges_Q)
+    assert_same(ours, naive.counts(naive.native_logits(logits_hw, frame), truth_HW, edges_Q))
 
 
-@pytest.mark.parametrize("width", [5, fused.CHUNK + 5])
+@pytest.mark.parametrize("rough", [0.0, 0.3, 1.0])
+def test_looks_at_few_and_at_all_columns_join(rough: float) -> None:
+    """A row whose left part is decided, with a narrow step in it, and whose right part is noise."""
+    width, rng = 3 * looks.WIDE + 5, np.random.default_rng(0)
+    logits_hw = np.full((4, 64), 4.0, np.float32)
+    logits_hw[:, 8:12] = -4
+    logits_hw[:, int(64 * (1 - rough)) :] = rng.normal(size=(4, 64 - int(64 * (1 - rough))))
+    check(logits_hw, Frame.of((9, width), 256, "squash"), rng.random((9, width)) < 0.5, FIVE)
+
+
+@pytest.mark.parametrize("width", [5, looks.CHUNK + 5])
 def test_bits_beyond_the_width_count_nothing(width: int) -> None:
     packed = pack_mask(np.zeros((3, width), bool))
     packed[:, -1] |= np.uint8(0b111)
@@ -178,6 +200,14 @@ def test_torch_differs_only_where_rounding_decides(native, resize) -> None:
         assert np.abs(double.numpy()[differs] - edge).max(initial=0) < 1e-4
 
 
+@pytest.mark.parametrize("threads", [2, 3, 50])
+def test_threads_share_the_rows_of_an_image(threads: int) -> None:
+    native, rng = (31, 40), np.random.default_rng(0)
+    truth_HW = rng.random(native) < 0.5
+    given = smooth_logits(16, 0), Frame.of(native, 64, "longest"), pack_mask(truth_HW), threshold_edges(FIVE)
+    assert_same(count_image(*given, threads=threads), count_image(*given))
+
+
 def test_images_come_back_in_order_from_threads() -> None:
     rng = np.random.default_rng(0)
     jobs = [
@@ -230,7 +260,9 @@ def test_half_is_logit_zero() -> None:
 @pytest.mark.process
 @pytest.mark.skipif(UNCOMPILED, reason="this is that run")
 def test_the_kernels_are_right_without_the_compiler() -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
+    tests = [__file__, str(Path(__file__).with_name("test_bits.py"))]
+    overflow = "ignore:overflow encountered in scalar multiply:RuntimeWarning"  # of the bit counts: meant
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-W", overflow, *tests]
     done = subprocess.run(
         command,
         env=os.environ | {"NUMBA_DISABLE_JIT": "1"},

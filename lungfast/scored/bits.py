@@ -1,0 +1,107 @@
+"""Packed truth masks: how many pixels of a rectangle are true, and of each column of it.
+
+Comes in: bits as ``numpy.packbits`` lays them, row after row. Goes out: numbers of set bits, counted 64 at a
+time.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lungfast.records import UInt8
+from lungfast.scored.compiled import compiled
+
+_BIT_BYTES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).view(np.uint64)[:, 0].copy()
+"""Packed byte -> eight bytes 0/1 of one word in pixel order: one add sums eight columns."""
+_FROM = np.packbits(np.arange(64) >= np.arange(64)[:, None], axis=1).view(np.uint64)[:, 0].copy()
+"""Place of a bit in a packed word -> the word in which it and all that follow are set."""
+
+
+class Truth(NamedTuple):
+    """Packed bits (H, ceil(W / 8)); the same bytes as words, and what is left of them in one word more."""
+
+    packed: UInt8
+    words: npt.NDArray[np.uint64]
+    tail: np.uint64
+
+    @classmethod
+    def of(cls, truth_packed: UInt8) -> Truth:
+        packed = np.ascontiguousarray(truth_packed)
+        whole = packed.size // 8 * 8
+        rest = np.zeros(8, np.uint8)
+        rest[: packed.size - whole] = packed.ravel()[whole:]
+        return cls(packed, packed.ravel()[:whole].view(np.uint64), rest.view(np.uint64)[0])
+
+
+class Patch(NamedTuple):
+    """A rectangle of native pixels: rows start..stop, columns first..last."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+@compiled
+def rectangle(truth: Truth, patch: Patch) -> np.int64:
+    """The pixels of a rectangle, and in the upper half the true ones."""
+    true, row_bits = np.int64(0), truth.packed.shape[1] * 8
+    for r in range(patch.start, patch.stop):
+        true += _ones_between(truth, r * row_bits + patch.first, r * row_bits + patch.last)
+    return np.int64((patch.stop - patch.start) * (patch.last - patch.first)) + (true << 32)
+
+
+@compiled
+def _ones_between(truth: Truth, start: int, stop: int) -> np.int64:
+    """How many of the bits start..stop of all rows on end are set."""
+    first, last = start >> 6, stop >> 6
+    head, rest = _FROM[start & 63], ~_FROM[stop & 63]
+    if first == last:
+        return _ones(_word(truth, first) & head & rest)
+    total = _ones(_word(truth, first) & head)
+    for word in truth.words[first + 1 : last]:
+        total += _ones(word)
+    return total + _ones(_word(truth, last) & rest)
+
+
+@compiled
+def _word(truth: Truth, k: int) -> np.uint64:
+    return truth.words[k] if k < truth.words.size else truth.tail
+
+
+@compiled
+def _ones(word: np.uint64) -> np.int64:
+    """Bits set; the compiler knows this form for the processor's own instruction."""
+    word -= (word >> np.uint64(1)) & np.uint64(0x5555555555555555)
+    word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
+
+
+@compiled
+def column_sums(packed: UInt8, sums: npt.NDArray[np.uint64]) -> UInt8:
+    """True pixels of every column, from the first bit of the first byte."""
+    words = sums[: packed.shape[1]]
+    words[:] = 0
+    for r in range(packed.shape[0]):
+        for k in range(words.size):
+            words[k] += _BIT_BYTES[packed[r, k]]
+    return words.view(np.uint8)
+
+
+@compiled
+def total(true_W: UInt8) -> np.int64:
+    total = np.int64(0)
+    for c in range(true_W.size):
+        total += true_W[c]
+    return total
+
+
+@compiled
+def pixel(truth_packed: UInt8, r: int, c: int) -> np.int64:
+    """One pixel, and in the upper half whether it is true."""
+    bit = (truth_packed[r, c >> 3] >> np.uint8(7 - (c & 7))) & np.uint8(1)
+    return np.int64(1) + (np.int64(bit) << 32)

@@ -1,0 +1,36 @@
+"""Counts of set bits equal numpy's sums of the unpacked mask."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lungfast.geometry import pack_mask
+from lungfast.scored.bits import Patch, Truth, column_sums, rectangle
+
+many = settings(max_examples=30 if os.environ.get("NUMBA_DISABLE_JIT") == "1" else 300, deadline=None)
+
+
+@many
+@given(data=st.data(), height=st.integers(1, 9), width=st.integers(1, 300), seed=st.integers(0, 99))
+def test_a_rectangle_and_its_true_pixels(data, height, width, seed) -> None:
+    mask_HW = np.random.default_rng(seed).random((height, width)) < 0.5
+    start = data.draw(st.integers(0, height - 1))
+    stop = data.draw(st.integers(start + 1, height))
+    first = data.draw(st.integers(0, width - 1))
+    last = data.draw(st.integers(first + 1, width))
+    counted = int(rectangle(Truth.of(pack_mask(mask_HW)), Patch(start, stop, first, last)))
+    part = mask_HW[start:stop, first:last]
+    assert (counted & 0xFFFFFFFF, counted >> 32) == (part.size, part.sum())
+
+
+@many
+@given(height=st.integers(1, 255), width=st.integers(1, 40), seed=st.integers(0, 99))
+def test_the_true_pixels_of_every_column(height, width, seed) -> None:
+    mask_HW = np.random.default_rng(seed).random((height, width)) < 0.9
+    packed = pack_mask(mask_HW)
+    sums = column_sums(packed, np.empty(packed.shape[1] + 3, np.uint64))
+    assert sums[:width].tolist() == mask_HW.sum(0).tolist()
