@@ -24,9 +24,10 @@ from benchmarks.common import (
     time_interleaved,
     write_record,
 )
+from lungfast.trained.batches import StackBatch
 from lungfast.trained.decoder import DecoderStack
 from lungfast.trained.optim import StackAdam
-from lungfast.trained.step import StackBatch, StepConfig, TrainStep
+from lungfast.trained.step import StepConfig, TrainStep
 from tests.naive.trained import forward_image, sam_decoder, trained_parameters
 
 PROMPT_TOKENS = 3

@@ -28,7 +28,7 @@ from lungfast.trained.batches import plan_batches
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lungfast.trained.step import StackBatch
+    from lungfast.trained.batches import StackBatch
 
 THRESHOLD = 0.5
 SINGLE, BEST_OF_THREE = "single", "best of three"

@@ -15,9 +15,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from lungfast.records import Bool, Float32, Int64, PromptSource, PromptTokens, RowBatch, RowSource
-from lungfast.trained.step import StackBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackBatch:
+    """A batch on the device; G is 1 where all share the images, else K.
+
+    ``weight_KB`` is 0 on the padding rows of a ragged batch; a decoder's loss is sum(w*l) / sum(w).
+    ``valid_GBhw`` is False on padded area, ``token_mask_KBIP`` False on padded prompt tokens.
+    """
+
+    features_GBNC: Tensor
+    targets_GBhw: Tensor
+    valid_GBhw: Tensor
+    tokens_KBIPC: Tensor
+    token_mask_KBIP: Tensor
+    weight_KB: Tensor
+
+    def images(self, part: slice) -> StackBatch:
+        """Some of its images."""
+        return StackBatch(**{name: value[:, part] for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True, kw_only=True)

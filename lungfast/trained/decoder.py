@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,7 @@ from lungfast.trained.attention import (
 )
 from lungfast.trained.fused import pixel_logits
 from lungfast.trained.parameters import MASK_TOKEN, OUTPUT_TOKENS, Layout, from_token_major
+from lungfast.trained.workers import Workers
 
 INFERENCE_TOKENS = 16384
 """Image tokens of one pass without gradients: 4 images of SAM's size, 16 of 32x32 tokens."""
@@ -238,31 +240,32 @@ class DecoderStack:
         tokens are those of all K decoders.
         """
         chosen = range(self.K) if active is None else active
-        n_images = features_GBNC.shape[1]
-        step = max(1, INFERENCE_TOKENS // features_GBNC.shape[2])
+        n_images, dtype = features_GBNC.shape[1], self.flat_KL.dtype
+        workers = Workers.of(self.flat_KL.device)
+        fit = max(1, INFERENCE_TOKENS // features_GBNC.shape[2])
+        step = min(fit, -(-n_images * len(chosen) // workers.n))  # something for every worker
+        parts = [slice(first, first + step) for first in range(0, n_images, step)]
+        is_shared = features_GBNC.shape[0] == 1
+        shared = [self.constants.image(features_GBNC[:, part], dtype) for part in parts if is_shared]
         height, width = self.constants.grid
         logits = self.flat_KL.new_empty(len(chosen), n_images, 4 * height, 4 * width)
-        for first in range(0, n_images, step):
-            part = slice(first, first + step)
-            shared = None
-            for row, k in enumerate(chosen):
-                if features_GBNC.shape[0] > 1:
-                    image = self.constants.image(features_GBNC[k : k + 1, part], self.flat_KL.dtype)
-                else:
-                    image = shared = (
-                        self.constants.image(features_GBNC[:, part], self.flat_KL.dtype)
-                        if shared is None
-                        else shared
-                    )
-                inputs = Inputs(
-                    image_GBNC=image,
-                    encoding_NC=self.constants.encoding_NC,
-                    tokens_KBIPC=tokens_KBIPC[k : k + 1, part].to(image.dtype),
-                    mask_KBIP=token_mask_KBIP[k : k + 1, part],
-                    fused=image.device.type == "cpu",
-                )
-                pixels = decode(self.layout.views(self.flat_KL[k : k + 1]), inputs)
-                logits[row, part] = from_token_major(pixels[0], self.constants.grid)
+
+        @torch.no_grad()
+        def run(job: tuple[int, int]) -> None:
+            row, p = job
+            one, part = slice(chosen[row], chosen[row] + 1), parts[p]
+            image = shared[p] if is_shared else self.constants.image(features_GBNC[one, part], dtype)
+            inputs = Inputs(
+                image_GBNC=image,
+                encoding_NC=self.constants.encoding_NC,
+                tokens_KBIPC=tokens_KBIPC[one, part].to(dtype),
+                mask_KBIP=token_mask_KBIP[one, part],
+                fused=image.device.type == "cpu",
+            )
+            pixels = decode(self.layout.views(self.flat_KL[one]), inputs)
+            logits[row, part] = from_token_major(pixels[0], self.constants.grid)
+
+        workers.map(run, list(product(range(len(chosen)), range(len(parts)))))
         return logits
 
 

@@ -36,25 +36,28 @@ class StackAdam:
     @torch.no_grad()
     def step(self, grads_KL: Tensor, lr_K: Float64, wd_K: Float64, active_K: Bool) -> None:
         """One step for the decoders where ``active_K``; the rest keep parameters, moments and count."""
-        for k in range(len(self._flat_KL)):
-            if not active_K[k]:
-                continue
-            adam(
-                [self._flat_KL[k]],
-                [grads_KL[k]],
-                [self._mean_KL[k]],
-                [self._square_KL[k]],
-                [],
-                [self._steps_K[k]],
-                fused=True,
-                amsgrad=False,
-                beta1=BETAS[0],
-                beta2=BETAS[1],
-                lr=float(lr_K[k]),
-                weight_decay=float(wd_K[k]),
-                eps=EPS,
-                maximize=False,
-            )
+        for k in np.flatnonzero(active_K).tolist():
+            self.step_row(k, grads_KL[k], lr=float(lr_K[k]), wd=float(wd_K[k]))
+
+    @torch.no_grad()
+    def step_row(self, k: int, grad_L: Tensor, *, lr: float, wd: float) -> None:
+        """One step of decoder k; different decoders may step in different threads."""
+        adam(
+            [self._flat_KL[k]],
+            [grad_L],
+            [self._mean_KL[k]],
+            [self._square_KL[k]],
+            [],
+            [self._steps_K[k]],
+            fused=True,
+            amsgrad=False,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            lr=lr,
+            weight_decay=wd,
+            eps=EPS,
+            maximize=False,
+        )
 
     def state_dict(self, k: int) -> dict[str, Tensor]:
         """Copies of decoder k's moments and step count on the CPU: enough to go on with the same bytes."""

@@ -51,22 +51,23 @@ class PieceRunner:
     def __init__(self, device: torch.device, *, compile: bool) -> None:
         self._loss: LossOf = piece_loss
         self.note = "not compiled"
-        self._untried = compile
+        self.untried = compile
         if compile and device.type == "cpu" and not _has_compiler():
-            self.note, self._untried = "eager: no C++ compiler", False
+            self.note, self.untried = "eager: no C++ compiler", False
         elif compile:
             self.note = "to be compiled by the first step"
 
     @property
     def compiled(self) -> bool:
         """Plain torch operations are asked for: the compiler fuses them itself."""
-        return self._untried or self._loss is not piece_loss
+        return self.untried or self._loss is not piece_loss
 
     def settle(self, params: Mapping[str, Tensor], piece: Piece) -> None:
-        """Compile on a real piece, forward and backward, before the first step changes anything."""
-        if not self._untried:
-            return
-        self._untried = False
+        """Compile on a real piece, forward and backward, before the first step changes anything.
+
+        Once, while ``untried``.
+        """
+        self.untried = False
         compiled = torch.compile(piece_loss, dynamic=False, fullgraph=True)
         try:
             _gradients(compiled, params, piece)

@@ -3,7 +3,7 @@
 Comes in: a batch on the device, a rate and a decay per decoder, and which decoders take part. Goes out: their
 losses, and the stack's parameters changed in place. The gradient is that of the whole batch: it is summed in
 float32 over pieces of a few decoders x a few images, which all have one shape, so that one compiled function
-serves every step.
+serves every step. On a CPU a piece is of one decoder, and its threads take a decoder each (workers.py).
 
 Precision: ``fp32``; ``bf16`` and ``fp16`` cast the weights once a step and then compute in that one type,
 with float32 weights, gradient sums, losses and Adam. ``fp16`` scales every decoder's loss by its own power
@@ -13,7 +13,8 @@ of two.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -21,11 +22,13 @@ from torch import Tensor
 
 from lungfast.errors import UsageError
 from lungfast.records import Bool, Float64, LossName, PrecisionName
+from lungfast.trained.batches import StackBatch
 from lungfast.trained.decoder import DecoderStack, Inputs
 from lungfast.trained.losses import focal_flags, segmentation_loss
 from lungfast.trained.optim import LossScale, StackAdam
 from lungfast.trained.parameters import to_token_major
 from lungfast.trained.piece import Piece, PieceRunner
+from lungfast.trained.workers import Workers
 
 CPU_PIECE_BYTES = 8 << 20
 """One (image tokens, C) activation of a piece on a CPU: 2 images of SAM's size in fp32, 4 in bf16, 8 or 16 of
@@ -48,22 +51,6 @@ class StepConfig:
             raise UsageError("precision is unknown", found=self.precision, expected="fp32, bf16 or fp16")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise UsageError("micro-batch is too small", found=str(self.micro_batch), expected="at least 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StackBatch:
-    """A batch on the device; G is 1 where all decoders share the images, else K.
-
-    ``weight_KB`` is 0 on the padding rows of a ragged batch; a decoder's loss is sum(w*l) / sum(w).
-    ``valid_GBhw`` is False on padded area, ``token_mask_KBIP`` False on padded prompt tokens.
-    """
-
-    features_GBNC: Tensor
-    targets_GBhw: Tensor
-    valid_GBhw: Tensor
-    tokens_KBIPC: Tensor
-    token_mask_KBIP: Tensor
-    weight_KB: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +88,8 @@ class TrainStep:
             self._weights_KL = torch.zeros_like(flat_KL, dtype=_DTYPES[config.precision])
         self._scale = LossScale(stack.K, enabled=config.precision == "fp16")
         self._runner = PieceRunner(flat_KL.device, compile=config.compile)
+        self._workers = Workers.of(flat_KL.device)
+        self._spare_PL = flat_KL.new_zeros(0, flat_KL.shape[1])
 
     @property
     def compile_note(self) -> str:
@@ -117,26 +106,72 @@ class TrainStep:
         weight_KB = batch.weight_KB.to(self._grads_KL.dtype)
         total_K = weight_KB.sum(1)
         chosen = [int(k) for k in np.flatnonzero(active_K & (total_K > 0).cpu().numpy())]
+        if self._weights_KL is not self._stack.flat_KL:
+            self._workers.map(lambda k: self._weights_KL[k].copy_(self._stack.flat_KL[k]), chosen)
+        share_KB = weight_KB / total_K[:, None]
+        if self._runner.untried and chosen:
+            real, piece = next(self._pieces(batch, share_KB, chosen))
+            self._runner.settle(self._params(real, piece), piece)
+        if self._workers.n == 1 or self._runner.compiled:
+            losses = self._learn(batch, share_KB, {k: self._grads_KL[k] for k in chosen})
+        else:
+            losses = self._learn_side_by_side(batch, share_KB, chosen)
+        return self._update(losses, lr_K, wd_K)
+
+    def _learn_side_by_side(
+        self, batch: StackBatch, share_KB: Tensor, chosen: Sequence[int]
+    ) -> dict[int, Tensor]:
+        """A decoder to each worker while the stack comes out even; images of the others are shared out.
+
+        Which is which depends on the place in the stack alone, so that one that stops or diverges leaves its
+        neighbours' bytes as they were.
+        """
+        even = self._stack.K // self._workers.n * self._workers.n
+        losses: dict[int, Tensor] = {}
+        for found in self._workers.map(
+            lambda k: self._learn(batch, share_KB, {k: self._grads_KL[k]}), [k for k in chosen if k < even]
+        ):
+            losses |= found
         for k in chosen:
-            self._grads_KL[k].zero_()
-            if self._weights_KL is not self._stack.flat_KL:
-                self._weights_KL[k].copy_(self._stack.flat_KL[k])
-        loss_K = torch.zeros_like(total_K)
-        for decoders, piece in self._pieces(batch, weight_KB / total_K[:, None], chosen):
-            self._add(decoders, piece, loss_K)
-        return self._update(loss_K, chosen, lr_K, wd_K)
+            if k >= even:
+                losses[k] = self._learn_in_parts(batch, share_KB, k)
+        return losses
+
+    def _learn_in_parts(self, batch: StackBatch, share_KB: Tensor, k: int) -> Tensor:
+        """One decoder, a part of the images to each worker; the parts' sums are added in order."""
+        edges = np.linspace(0, share_KB.shape[1], self._workers.n + 1).astype(int).tolist()
+        parts = [slice(*pair) for pair in pairwise(edges) if pair[0] < pair[1]]
+        if len(self._spare_PL) < len(parts) - 1:
+            self._spare_PL = self._grads_KL.new_zeros(len(parts) - 1, self._grads_KL.shape[1])
+        rows = [self._grads_KL[k], *self._spare_PL[: len(parts) - 1]]
+        found = self._workers.map(
+            lambda job: self._learn(batch.images(job[0]), share_KB[:, job[0]], {k: job[1]})[k],
+            list(zip(parts, rows, strict=True)),
+        )
+        for row in rows[1:]:
+            rows[0] += row
+        return torch.stack(found).sum()
+
+    def _learn(self, batch: StackBatch, share_KB: Tensor, grads: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Fill the rows ``grads`` of some decoders with the gradient of all pieces; returns their losses."""
+        losses = {k: share_KB.new_zeros(()) for k in grads}
+        for row_L in grads.values():
+            row_L.zero_()
+        for decoders, piece in self._pieces(batch, share_KB, list(grads)):
+            self._add(decoders, piece, grads, losses)
+        return losses
 
     def _pieces(
         self, batch: StackBatch, share_KB: Tensor, chosen: Sequence[int]
     ) -> Iterator[tuple[list[int], Piece]]:
         """Decoders and the data of their piece, images outermost so that a shared image is prepared once."""
         micro_batch, k_chunk = self._piece_size(batch)
-        grid = self._stack.constants.grid
-        targets = to_token_major(batch.targets_GBhw, grid)
-        valid = to_token_major(batch.valid_GBhw, grid)
+        on_cpu = self._stack.flat_KL.device.type == "cpu"
+        fused = k_chunk == 1 and on_cpu and not self._runner.compiled
         for rows, part_KB in _image_pieces(share_KB, micro_batch):
             weighing = [k for k in chosen if part_KB[k].any()]
             shared = self._image(batch, slice(0, 1), rows) if batch.features_GBNC.shape[0] == 1 else None
+            grid = self._stack.constants.grid
             for first in range(0, len(weighing), k_chunk):
                 real = weighing[first : first + k_chunk]
                 ks = real + [real[0]] * (k_chunk - len(real))  # fills up a piece; its results are dropped
@@ -146,15 +181,15 @@ class TrainStep:
                     encoding_NC=self._stack.constants.encoding_NC.to(self._weights_KL.dtype),
                     tokens_KBIPC=batch.tokens_KBIPC[ks, rows].to(self._weights_KL.dtype),
                     mask_KBIP=batch.token_mask_KBIP[ks, rows],
-                    fused=False,
+                    fused=fused,
                 )
                 scale_K = torch.from_numpy(self._scale.factor_K[ks]).to(share_KB)
                 yield (
                     real,
                     Piece(
                         inputs=inputs,
-                        targets_GBX=targets[group, rows],
-                        valid_GBX=valid[group, rows],
+                        targets_GBX=to_token_major(batch.targets_GBhw[group, rows], grid),
+                        valid_GBX=to_token_major(batch.valid_GBhw[group, rows], grid),
                         share_KB=part_KB[ks],
                         scale_K=scale_K,
                         focal_K=self._focal_K[ks],
@@ -173,33 +208,38 @@ class TrainStep:
         images = min(n_images, self._config.micro_batch or most)
         return images, 1 if on_cpu else max(1, min(n_decoders, most // images))
 
-    def _add(self, real: list[int], piece: Piece, loss_K: Tensor) -> None:
-        """Run a piece; add its gradients and losses for its real decoders."""
+    def _params(self, real: list[int], piece: Piece) -> dict[str, Tensor]:
+        """The weights of a piece's decoders: views where there is one."""
         ks = real + [real[0]] * (len(piece.focal_K) - len(real))
         weights_KL = self._weights_KL[ks[0] : ks[0] + 1] if len(ks) == 1 else self._weights_KL[ks]
-        params = self._stack.layout.views(weights_KL)
-        self._runner.settle(params, piece)
-        # known only now: where compiling failed, this very piece already takes the eager step's kernels
-        fused = len(ks) == 1 and self._stack.flat_KL.device.type == "cpu" and not self._runner.compiled
-        piece = replace(piece, inputs=replace(piece.inputs, fused=fused))
-        loss_of_piece_K, grads = self._runner.run(params, piece)
-        for n, k in enumerate(real):
-            sums = self._stack.layout.views(self._grads_KL[k : k + 1])
-            torch._foreach_add_(list(sums.values()), [grads[name][n : n + 1] for name in sums])
-            loss_K[k] += loss_of_piece_K[n]
+        return self._stack.layout.views(weights_KL)
 
-    def _update(self, loss_K: Tensor, chosen: Sequence[int], lr_K: Float64, wd_K: Float64) -> StepResult:
+    def _add(
+        self, real: list[int], piece: Piece, rows: Mapping[int, Tensor], losses: dict[int, Tensor]
+    ) -> None:
+        """Run a piece; add its gradients and losses for its real decoders."""
+        loss_of_piece_K, grads = self._runner.run(self._params(real, piece), piece)
+        for n, k in enumerate(real):
+            sums = self._stack.layout.views(rows[k][None])
+            torch._foreach_add_(list(sums.values()), [grads[name][n : n + 1] for name in sums])
+            losses[k] += loss_of_piece_K[n]
+
+    def _update(self, losses: Mapping[int, Tensor], lr_K: Float64, wd_K: Float64) -> StepResult:
         """Step the decoders whose loss and gradient are finite; one sum a row finds any that is not."""
-        loss = np.full(self._stack.K, np.nan)
-        finite_K, stepping_K = np.ones(self._stack.K, bool), np.zeros(self._stack.K, bool)
-        for k in chosen:
+
+        def step(k: int) -> bool:
             if self._scale.enabled:
                 self._grads_KL[k] /= float(self._scale.factor_K[k])
-            loss[k] = float(loss_K[k])
-            stepping_K[k] = np.isfinite(loss[k]) and bool(torch.isfinite(self._grads_KL[k].sum()))
-            finite_K[k] = np.isfinite(loss[k]) and not self._scale.update(k, finite=bool(stepping_K[k]))
-        self._optimiser.step(self._grads_KL, lr_K, wd_K, stepping_K)
-        return StepResult(loss_K=loss, finite_K=finite_K)
+            if not (torch.isfinite(losses[k]) and torch.isfinite(self._grads_KL[k].sum())):
+                return False
+            self._optimiser.step_row(k, self._grads_KL[k], lr=float(lr_K[k]), wd=float(wd_K[k]))
+            return True
+
+        loss_K, finite_K = np.full(self._stack.K, np.nan), np.ones(self._stack.K, bool)
+        for k, stepped in zip(losses, self._workers.map(step, list(losses)), strict=True):
+            loss_K[k] = float(losses[k])
+            finite_K[k] = np.isfinite(loss_K[k]) and not self._scale.update(k, finite=stepped)
+        return StepResult(loss_K=loss_K, finite_K=finite_K)
 
     @torch.no_grad()
     def loss(self, batch: StackBatch) -> Float64:
@@ -213,9 +253,16 @@ class TrainStep:
         logits_KBhw = self._stack.logits(
             batch.features_GBNC, batch.tokens_KBIPC, batch.token_mask_KBIP, active=chosen
         )
-        group = [0] if batch.features_GBNC.shape[0] == 1 else chosen
-        targets, valid = batch.targets_GBhw[group].flatten(2), batch.valid_GBhw[group].flatten(2)
-        loss_KB = segmentation_loss(logits_KBhw.flatten(2), targets, valid, self._focal_K[chosen])
+        is_shared = batch.features_GBNC.shape[0] == 1
+
+        @torch.no_grad()
+        def loss_of(row: int) -> Tensor:
+            k = chosen[row]
+            group = slice(0, 1) if is_shared else slice(k, k + 1)
+            truth = (batch.targets_GBhw[group].flatten(2), batch.valid_GBhw[group].flatten(2))
+            return segmentation_loss(logits_KBhw[row : row + 1].flatten(2), *truth, self._focal_K[k : k + 1])
+
+        loss_KB = torch.cat(self._workers.map(loss_of, range(len(chosen))))
         return Evaluation(loss_KB=loss_KB.to("cpu", torch.float64).numpy(), logits_KBhw=logits_KBhw)
 
     def state_dict(self, k: int) -> dict[str, Tensor]:

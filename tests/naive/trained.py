@@ -92,7 +92,7 @@ def monai_loss(name: str, logits_hw: Tensor, target_hw: Tensor, valid_hw: Tensor
 
 
 class NaiveStack:
-    """K segment-anything decoders with an Adam each; batches are ``lungfast.trained.step.StackBatch``."""
+    """K segment-anything decoders with an Adam each; batches are ``lungfast.trained.batches.StackBatch``."""
 
     def __init__(
         self,

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from lungfast.trained.batches import StackBatch
 from lungfast.trained.decoder import DecoderStack
 from lungfast.trained.optim import StackAdam
-from lungfast.trained.step import StackBatch, StepConfig, TrainStep
+from lungfast.trained.step import StepConfig, TrainStep
 from tests.naive.trained import NaiveStack, sam_decoder
 
 GRID = (4, 5)

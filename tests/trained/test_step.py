@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from lungfast.errors import UsageError
-from lungfast.trained.step import StackBatch, StepConfig
+from lungfast.trained.batches import StackBatch
+from lungfast.trained.step import StepConfig
+from lungfast.trained.workers import Workers
 from tests.naive.trained import NaiveStack, sam_decoder
 from tests.trained.problems import (
     LOSSES,
@@ -179,9 +181,24 @@ def test_pieces_of_several_decoders_give_the_same_step(monkeypatch):
     stacks = [make_pair(torch.float64)[0] for _ in range(2)]
     steps = [make_step(stack) for stack in stacks]
     monkeypatch.setattr(steps[1], "_piece_size", lambda _: (2, 2))
+    monkeypatch.setattr(steps[1], "_workers", Workers(1, 1))
     first, second = (train(step, batch) for step in steps)
     np.testing.assert_allclose(first.loss_K, second.loss_K, rtol=1e-10)
     torch.testing.assert_close(steps[0]._grads_KL, steps[1]._grads_KL, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("workers", [2, 3, 5])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_workers_give_the_same_step(workers, groups, monkeypatch):
+    """3 decoders of 4 images: a decoder each, or their images shared out (2: both; 5: more than images)."""
+    batch = make_batch(groups=groups, images=4)
+    alone, together = (make_step(make_pair(torch.float64)[0]) for _ in range(2))
+    monkeypatch.setattr(alone, "_workers", Workers(1, 1))
+    monkeypatch.setattr(together, "_workers", Workers(workers, 1))
+    for active_K in (ALL, np.array([False, True, False])):
+        first, second = (train(step, batch, active_K) for step in (alone, together))
+        np.testing.assert_allclose(first.loss_K, second.loss_K, rtol=1e-12)
+        torch.testing.assert_close(alone._grads_KL, together._grads_KL, rtol=1e-8, atol=1e-12)
 
 
 def test_compiled_steps_equal_eager_ones():
