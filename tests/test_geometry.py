@@ -63,6 +63,20 @@ def test_area_average_is_the_naive_integral(h: int, w: int, height: int, width: 
     np.testing.assert_allclose(area_average(image_HW, (h, w)), expected, atol=1e-6)
 
 
+@given(
+    size=st.tuples(st.integers(1, 300), st.integers(1, 40)),
+    out_size=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    stretch=st.none() | st.floats(0.5, 3),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_masks_are_averaged_as_any_image_is(size, out_size, stretch, seed) -> None:
+    """Bands of rows summed as bytes, up to more than 255 of them, beside the general weights."""
+    mask_HW = np.random.default_rng(seed).random(size) < 0.8
+    cell = None if stretch is None else (size[0] / out_size[0] * stretch, size[1] / out_size[1] * stretch)
+    expected = area_average(mask_HW.astype(np.float32), out_size, cell_size=cell)
+    np.testing.assert_allclose(area_average(mask_HW, out_size, cell_size=cell), expected, atol=1e-5)
+
+
 def test_targets_are_average_pooling_of_the_padded_frame_where_sizes_divide() -> None:
     mask_HW = np.random.default_rng(1).random((512, 384)) > 0.5
     mask_HW[:256] |= np.random.default_rng(2).random((256, 384)) > 0.3

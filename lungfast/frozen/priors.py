@@ -193,13 +193,32 @@ def _components(average_hw: Float32, level: float) -> list[Float32]:
 
 
 def _box_near(mask_HW: Bool, part_hw: Float32) -> Float64 | None:
-    """Exact tight box of the mask's pixels that lie in the cells where ``part_hw`` is positive."""
-    (height, width), grid = mask_HW.shape, len(part_hw)
+    """Exact tight box of the mask's pixels that lie in the cells where ``part_hw`` is positive.
+
+    Only the cells of the box's own sides are opened: all 20 million pixels take ten times as long.
+    """
+    near_hw = part_hw > 0
+    tops, lefts = np.flatnonzero(near_hw.any(1)), np.flatnonzero(near_hw.any(0))
+    sides = [_first_line(mask_HW, near_hw, tops), _first_line(mask_HW.T, near_hw.T, lefts)]
+    sides += [_first_line(mask_HW, near_hw, tops[::-1]), _first_line(mask_HW.T, near_hw.T, lefts[::-1])]
+    if None in sides:
+        return None
+    (top, left, bottom, right), (height, width) = np.array(sides, int), mask_HW.shape
+    return np.array([left / width, top / height, (right + 1) / width, (bottom + 1) / height])
+
+
+def _first_line(mask_HW: Bool, near_hw: Bool, cells: Int64) -> int | None:
+    """The outermost row of pixels of the mask in near cells, cell rows being searched in the order given."""
+    (height, width), (rows, columns) = mask_HW.shape, near_hw.shape
     # a pixel belongs to the cell of its centre; the edges differ by under one pixel
-    rows = ((np.arange(height) + 0.5) / height * grid).astype(np.intp)
-    columns = ((np.arange(width) + 0.5) / width * grid).astype(np.intp)
-    near_HW = (part_hw > 0)[rows[:, None], columns[None, :]]
-    return tight_box(mask_HW & near_HW)
+    column_of_W = ((np.arange(width) + 0.5) / width * columns).astype(np.intp)
+    row_of_H = ((np.arange(height) + 0.5) / height * rows).astype(np.intp)
+    for cell in cells.tolist():
+        first, last = np.searchsorted(row_of_H, [cell, cell + 1]).tolist()
+        found = np.flatnonzero((mask_HW[first:last] & near_hw[cell][column_of_W]).any(1))
+        if found.size:
+            return int(first + (found[0] if cells[0] <= cells[-1] else found[-1]))
+    return None
 
 
 def _depth(region_hw: Bool) -> Float64:

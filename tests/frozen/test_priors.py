@@ -14,6 +14,7 @@ from lungfast.frozen.priors import (
     MaskSummary,
     Placement,
     Prior,
+    _box_near,
     average_mask,
     fold_averages,
     lung_averages,
@@ -88,6 +89,22 @@ def test_stray_blobs_do_not_widen_boxes(make: object) -> None:
     clean, dirty = make((400, 300)), make((400, 300))  # type: ignore[operator]
     next(iter(dirty.values()))[390:395, 2:6] = True
     assert np.array_equal(summarise_mask(clean).boxes_S4, summarise_mask(dirty).boxes_S4)
+
+
+@given(
+    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    share=st.sampled_from([0.02, 0.3]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_box_is_that_of_all_pixels_in_its_cells(size, share, seed) -> None:
+    """Specks and holes, cells of less than a pixel too; the twin opens every pixel."""
+    rng = np.random.default_rng(seed)
+    mask_HW, near_hw = rng.random(size) < share, rng.random((16, 16)) < 0.2
+    rows, columns = (((np.arange(n) + 0.5) / n * 16).astype(int) for n in size)
+    expected = tight_box(mask_HW & near_hw[rows[:, None], columns])
+    found = _box_near(mask_HW, near_hw.astype(np.float32))
+    assert (found is None) == (expected is None)
+    assert expected is None or np.array_equal(found, expected)  # type: ignore[arg-type]
 
 
 def test_touching_lungs_give_one_box_and_empty_masks_none() -> None:
