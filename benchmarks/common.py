@@ -2,16 +2,19 @@
 
 Comes in: named callables. Goes out: seconds per candidate and ``benchmarks/records/NAME.json``, from which
 ``benchmarks/tables.py`` writes README.md. A record's content holds ``title``, ``question`` and ``tables``: a
-list of tables, each a list of rows, each a dict from column to value. Hardware and versions are added here.
+list of tables, each a list of rows, each a dict from column to value; ``targets`` are what was asked of it.
+Hardware and versions are added here.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,39 @@ from lungfast.files import write_json
 
 RECORDS = Path(__file__).parent / "records"
 PACKAGES = ("numpy", "numba", "torch", "monai", "segment-anything", "zarr", "transformers")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A measured value (a ratio, or seconds) and what it should be at least or at most; None: reported."""
+
+    name: str
+    value: float
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def asked(self) -> str:
+        if self.at_least is not None:
+            return f">={self.at_least:g}"
+        return "none" if self.at_most is None else f"<={self.at_most:g}"
+
+    @property
+    def met(self) -> bool:
+        return (self.at_least is None or self.value >= self.at_least) and (
+            self.at_most is None or self.value <= self.at_most
+        )
+
+
+def print_targets(path: Path) -> None:
+    """Where the record is, and a line per target."""
+    print(path)
+    for target in map(_target, json.loads(path.read_text(encoding="utf-8"))["targets"]):
+        print(f"{target.name} ratio {target.value:.3g} target {target.asked}")
+
+
+def _target(content: Mapping[str, Any]) -> Target:
+    return Target(**content)
 
 
 def time_interleaved(
@@ -99,5 +135,6 @@ def write_record(name: str, content: dict[str, Any], *, quick: bool) -> Path:
         "hardware": hardware(str(content.get("device", "cpu"))).as_dict(),
         "versions": versions(),
     }
-    write_json(path, head | content)
+    targets = [asdict(target) for target in content.get("targets", ())]
+    write_json(path, head | content | {"targets": targets})
     return path

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.common import RECORDS
+from benchmarks.common import RECORDS, Target
 
 INTRODUCTION = """# Benchmarks
 
@@ -28,7 +28,8 @@ def main() -> None:
 
 def section(record: Mapping[str, Any]) -> str:
     """One record as Markdown: title, question, tables, where it was measured."""
-    tables = "\n\n".join(markdown_table(rows) for rows in record["tables"])
+    rows_of = [*record["tables"], *([targets] if (targets := target_rows(record)) else [])]
+    tables = "\n\n".join(markdown_table(rows) for rows in rows_of)
     hardware = record["hardware"]
     bf16 = "with" if hardware["bf16"] else "without"
     place = (
@@ -40,6 +41,14 @@ def section(record: Mapping[str, Any]) -> str:
         f"## {record['title']}\n\n{record['question']}\n\n{tables}\n\n"
         f"`bench_{record['name']}.py`, {record['date']}: {place}; {versions}.\n"
     )
+
+
+def target_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What was asked of the benchmark, and what came out."""
+    targets = [Target(**content) for content in record.get("targets", ())]
+    return [
+        {"target": one.name, "measured": one.value, "asked": one.asked, "met": one.met} for one in targets
+    ]
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -1,0 +1,288 @@
+"""How long is a training step of the mask decoder, and how soon is the first one made?
+
+    python -m benchmarks.bench_train [--quick] [--threads N] [--compiled] [--device cuda]
+
+The same cached tensors go to everyone; one step is forward, loss, backward and Adam of a batch. Stock is
+segment-anything's MaskDecoder image by image (it takes no batch of images), MONAI's DiceFocalLoss and
+torch.optim.Adam over all parameters that the loss reaches; transformers (where it is installed) is its
+``SamModel`` with ``image_embeddings``, batched. Both run in fp32 and under bf16 autocast, and the better
+counts. Rounds are interleaved; the first is not counted. Then processes: the time from their start to the
+first training step on 704 cached images, and to the end of ``lungfast --help``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import starts
+from benchmarks.common import (
+    Target,
+    measure_copy_rate,
+    measure_matmul_rate,
+    medians,
+    print_targets,
+    ratio,
+    time_interleaved,
+    write_record,
+)
+from lungfast.compute import resolve_precision
+from lungfast.records import PrecisionName
+from lungfast.trained.batches import StackBatch
+from lungfast.trained.decoder import DecoderStack
+from lungfast.trained.optim import StackAdam
+from lungfast.trained.step import StepConfig, TrainStep
+from tests.naive.trained import forward_image, sam_decoder, trained_parameters
+
+PROMPT_TOKENS = 3
+"""Two points and the padding point that SAM adds."""
+LR = 1e-4
+Candidates = dict[str, Callable[[], Any]]
+
+
+# --- what is trained -------------------------------------------------------------------------------
+
+
+def make_batch(side: int, n_decoders: int, n_images: int, device: str = "cpu") -> StackBatch:
+    generator = torch.Generator().manual_seed(0)
+    low = 4 * side
+    tokens = torch.randn(1, n_images, 1, PROMPT_TOKENS, 256, generator=generator)
+    fields = {
+        "features_GBNC": torch.randn(1, n_images, side * side, 256, generator=generator).half(),
+        "targets_GBhw": torch.rand(1, n_images, low, low, generator=generator) > 0.5,
+        "valid_GBhw": torch.ones(1, n_images, low, low, dtype=torch.bool),
+        "tokens_KBIPC": tokens.expand(n_decoders, -1, -1, -1, -1).contiguous(),
+        "token_mask_KBIP": torch.ones(n_decoders, n_images, 1, PROMPT_TOKENS, dtype=torch.bool),
+        "weight_KB": torch.ones(n_decoders, n_images),
+    }
+    return StackBatch(**{name: value.to(device) for name, value in fields.items()})
+
+
+def constants(side: int) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int]]:
+    generator = torch.Generator().manual_seed(1)
+    pe_NC = torch.randn(side * side, 256, generator=generator)
+    return pe_NC, torch.randn(256, generator=generator) * 0.1, (side, side)
+
+
+def our_step(
+    batch: StackBatch, side: int, precision: PrecisionName, *, compiled: bool = False
+) -> Callable[[], Any]:
+    n, device = len(batch.weight_KB), batch.weight_KB.device
+    pe_NC, dense_C, grid = constants(side)
+    states = [sam_decoder().state_dict()] * n
+    stack = DecoderStack.from_states(states, pe_NC=pe_NC, dense_C=dense_C, grid=grid, device=device)
+    config = StepConfig(precision=precision, compile=compiled)
+    step = TrainStep(stack, StackAdam(stack.flat_KL), ["dicefocal"] * n, config)
+    rates = {"lr_K": np.full(n, LR), "wd_K": np.zeros(n), "active_K": np.ones(n, bool)}
+    return lambda: step.train(batch, **rates)
+
+
+def stock_step(batch: StackBatch, side: int, *, autocast: bool) -> Callable[[], float]:
+    """A step returns the loss, which waits for the device."""
+    from monai.losses import DiceFocalLoss
+
+    device = batch.weight_KB.device
+    pe_NC, dense_C, grid = (x.to(device) if isinstance(x, torch.Tensor) else x for x in constants(side))
+    decoder = sam_decoder().to(device)
+    optimiser = torch.optim.Adam(trained_parameters(decoder), lr=LR)
+    loss_of = DiceFocalLoss(sigmoid=True)
+    features, n_images = batch.features_GBNC[0], batch.weight_KB.shape[1]
+
+    def step() -> float:
+        optimiser.zero_grad()
+        total = 0.0
+        for b in range(n_images):
+            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+                prompt = (batch.tokens_KBIPC[0, b], batch.token_mask_KBIP[0, b])
+                logits = forward_image(decoder, features[b].float(), *prompt, (pe_NC, dense_C, grid))
+            target = batch.targets_GBhw[0, b][None, None].float()
+            loss = loss_of(logits.float()[None, None], target) / n_images
+            loss.backward()
+            total += float(loss.detach())
+        optimiser.step()
+        return total
+
+    return step
+
+
+def hugging_face_step(batch: StackBatch, side: int, *, autocast: bool) -> Callable[[], float]:
+    """transformers' SamModel; its image encoder, which ``image_embeddings`` go round, is made small."""
+    from monai.losses import DiceFocalLoss
+    from transformers import SamConfig, SamModel
+    from transformers.models.sam.configuration_sam import SamVisionConfig
+
+    device, n_images = batch.weight_KB.device, batch.weight_KB.shape[1]
+    vision = SamVisionConfig(
+        image_size=16 * side, num_hidden_layers=1, hidden_size=48, mlp_dim=48, num_attention_heads=1
+    )
+    config = SamConfig(vision_config=vision.to_dict())
+    config.prompt_encoder_config.image_size = 16 * side
+    config.prompt_encoder_config.image_embedding_size = side
+    model = SamModel(config).to(device)
+    model.requires_grad_(False)
+    model.mask_decoder.requires_grad_(True)
+    optimiser = torch.optim.Adam(model.mask_decoder.parameters(), lr=LR)
+    loss_of = DiceFocalLoss(sigmoid=True)
+    points = torch.rand(n_images, 1, PROMPT_TOKENS - 1, 2, device=device) * 16 * side
+    labels = torch.ones(points.shape[:-1], dtype=torch.long, device=device)
+    targets = batch.targets_GBhw[0][:, None].float()
+
+    def step() -> float:
+        optimiser.zero_grad()
+        embeddings = batch.features_GBNC[0].float().transpose(1, 2).unflatten(2, (side, side))
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            found = model(
+                image_embeddings=embeddings, input_points=points, input_labels=labels, multimask_output=False
+            )
+        loss = loss_of(found.pred_masks[:, 0].float(), targets)
+        loss.backward()
+        optimiser.step()
+        return float(loss.detach())
+
+    return step
+
+
+# --- measurements ----------------------------------------------------------------------------------
+
+
+def steps(batch: StackBatch, side: int, *, compiled: bool) -> Candidates:
+    """One decoder, a batch of images, everyone in both precisions."""
+    found: Candidates = {}
+    for precision, autocast in (("fp32", False), ("bf16", True)):
+        found[f"stock {precision}"] = stock_step(batch, side, autocast=autocast)
+        if find_spec("transformers"):
+            found[f"transformers {precision}"] = hugging_face_step(batch, side, autocast=autocast)
+        found[f"lungfast {precision}"] = our_step(batch, side, precision)
+        if compiled:
+            found[f"lungfast {precision} compiled"] = our_step(batch, side, precision, compiled=True)
+    return found
+
+
+def better(median: Mapping[str, float], peer: str) -> str:
+    return min((name for name in median if name.startswith(peer)), key=lambda name: median[name])
+
+
+def measure(
+    batch: StackBatch, side: int, repeats: int, *, default: PrecisionName, compiled: bool
+) -> tuple[list[dict[str, Any]], list[Target]]:
+    seconds = time_interleaved(steps(batch, side, compiled=compiled), repeats=repeats)
+    median, n_images = medians(seconds), batch.weight_KB.shape[1]
+    peers = {"stock fp32": "stock fp32", "best stock": better(median, "stock")}
+    if find_spec("transformers"):
+        peers["best transformers"] = better(median, "transformers")
+    table = [
+        {"candidate": name, "ms an image": round(1e3 * median[name] / n_images, 2)}
+        | {f"times {peer}": round(ratio(seconds[chosen], seconds[name]), 2) for peer, chosen in peers.items()}
+        for name in seconds
+    ]
+    ours = seconds[f"lungfast {default}"]
+    targets = [
+        Target("train-vs-stock", ratio(seconds[peers["best stock"]], ours), at_least=4),
+        Target("train-vs-stock-fp32", ratio(seconds["stock fp32"], seconds["lungfast fp32"]), at_least=2.5),
+    ]
+    if find_spec("transformers"):
+        targets.append(Target("train-vs-hf", ratio(seconds[peers["best transformers"]], ours), at_least=6))
+    return table, targets
+
+
+def measure_stack(
+    side: int, n_decoders: int, n_images: int, repeats: int, precision: PrecisionName
+) -> tuple[list[dict[str, Any]], Target]:
+    """A grid in one stack against as many runs one after another, all in this warm process."""
+    stack = our_step(make_batch(side, n_decoders, n_images), side, precision)
+    one = our_step(make_batch(side, 1, n_images), side, precision)
+    candidates = {"stack": stack, "alone": lambda: [one() for _ in range(n_decoders)]}
+    seconds = time_interleaved(candidates, repeats=repeats)
+    names = {"stack": f"{n_decoders} in one stack", "alone": f"{n_decoders} one after another"}
+    table = [
+        {
+            "lungfast": names[name],
+            "ms a decoder and image": round(1e3 * value / n_decoders / n_images, 2),
+        }
+        for name, value in medians(seconds).items()
+    ]
+    return table, Target("stack-9", ratio(seconds["alone"], seconds["stack"]), at_least=1)
+
+
+def measure_gpu(device: str, side: int, n_images: int, repeats: int) -> tuple[list[dict[str, Any]], Target]:
+    """A stack of nine against the stock loop, which trains them one after another, image by image."""
+    ours = our_step(make_batch(side, 9, n_images, device), side, "bf16")
+    batch = make_batch(side, 1, n_images, device)
+    stock = {f"stock {name}": stock_step(batch, side, autocast=name == "bf16") for name in ("fp32", "bf16")}
+    seconds = time_interleaved({"lungfast bf16, stack of 9": ours, **stock}, repeats=repeats)
+    median = medians(seconds)
+    each = {name: value / n_images / (9 if "9" in name else 1) for name, value in median.items()}
+    table = [{"candidate": name, "ms a decoder and image": round(1e3 * each[name], 4)} for name in each]
+    fastest = min(each[name] for name in stock)
+    return table, Target("train-gpu", fastest / each["lungfast bf16, stack of 9"], at_least=100)
+
+
+def roofline(side: int, n_images: int, precision: str) -> dict[str, Any]:
+    """Milliseconds an image that arithmetic and memory allow on this machine, measured now.
+
+    Products of the image side, in multiply-adds per image token: 16 of 64 columns in two blocks and the final
+    attention's 2 of 8, the upscaling's 256*256 + 4*64*128. The backward pass costs twice that, less the
+    image's own gradients in the first block. Bytes: the embedding, and Adam's weights, moments, gradients.
+    """
+    columns = 8 * (5 + PROMPT_TOKENS)
+    forward = 256 * columns * 8 + 256 * 8 * 2 + 256 * 256 + 4 * 64 * 128 + 16 * 32
+    products = side * side * (3 * forward - 3 * 256 * columns)
+    arithmetic = 2 * products / measure_matmul_rate({"fp32": "float32", "bf16": "bfloat16"}[precision])
+    moved = side * side * 256 * 2 + 3_505_216 * 4 * 7 / n_images
+    return {
+        "precision": precision,
+        "ms an image, products": round(1e3 * arithmetic, 3),
+        "ms an image, bytes": round(1e3 * moved / measure_copy_rate(), 3),
+    }
+
+
+def run(*, quick: bool = False, threads: int = 2, compiled: bool = False, device: str = "cpu") -> Path:
+    torch.set_num_threads(threads)
+    side, small, n_images, n_decoders, repeats = (8, 4, 2, 2, 1) if quick else (64, 32, 8, 9, 7)
+    default = resolve_precision("auto", torch.device("cpu")).name
+    table, targets = measure(make_batch(side, 1, n_images), side, repeats, default=default, compiled=compiled)
+    stacked, target = measure_stack(small, n_decoders, n_images, max(1, repeats // 2), default)
+    limits = [roofline(side, n_images, name) for name in ("fp32", "bf16")]
+    with tempfile.TemporaryDirectory() as folder:
+        started, begun = starts.measure(Path(folder), quick=quick)
+    gpu_table, gpu_targets = [], []
+    if device != "cpu":
+        gpu_table, gpu_target = measure_gpu(device, side, n_images, repeats)
+        gpu_targets = [gpu_target]
+    content = {
+        "title": "Training step of the mask decoder",
+        "question": f"Forward, loss, backward and Adam, {side}x{side} image tokens, batch {n_images}, "
+        f"{PROMPT_TOKENS} prompt tokens, {threads} threads, {default} by default: against segment-anything "
+        f"and transformers? {n_decoders} decoders of {small}x{small} tokens together? What does the machine "
+        "allow? How soon is the first step made?",
+        "threads": threads,
+        "device": device,
+        "tables": [one for one in (table, stacked, limits, started, gpu_table) if one],
+        "targets": [*targets, target, *begun, *gpu_targets],
+    }
+    return write_record("train", content, quick=quick)
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that the script works")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compiled", action="store_true", help="torch.compile too (minutes to compile)")
+    parser.add_argument("--device", default="cpu", help="cuda: also a stack of nine on the GPU")
+    options = parser.parse_args(arguments)
+    path = run(quick=options.quick, threads=options.threads, compiled=options.compiled, device=options.device)
+    print_targets(path)
+    return path
+
+
+if __name__ == "__main__":
+    main()
