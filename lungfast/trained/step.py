@@ -154,11 +154,12 @@ class TrainStep:
 
     def _learn(self, batch: StackBatch, share_KB: Tensor, grads: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """Fill the rows ``grads`` of some decoders with the gradient of all pieces; returns their losses."""
-        losses = {k: share_KB.new_zeros(()) for k in grads}
-        for row_L in grads.values():
-            row_L.zero_()
+        losses: dict[int, Tensor] = {}
         for decoders, piece in self._pieces(batch, share_KB, list(grads)):
             self._add(decoders, piece, grads, losses)
+        for k in grads.keys() - losses.keys():  # none of these images weighs anything
+            grads[k].zero_()
+            losses[k] = share_KB.new_zeros(())
         return losses
 
     def _pieces(
@@ -217,12 +218,17 @@ class TrainStep:
     def _add(
         self, real: list[int], piece: Piece, rows: Mapping[int, Tensor], losses: dict[int, Tensor]
     ) -> None:
-        """Run a piece; add its gradients and losses for its real decoders."""
+        """Run a piece; its gradients and losses become those of its real decoders, or are added to them."""
         loss_of_piece_K, grads = self._runner.run(self._params(real, piece), piece)
         for n, k in enumerate(real):
             sums = self._stack.layout.views(rows[k][None])
-            torch._foreach_add_(list(sums.values()), [grads[name][n : n + 1] for name in sums])
-            losses[k] += loss_of_piece_K[n]
+            found = [grads[name][n : n + 1] for name in sums]
+            if k in losses:
+                torch._foreach_add_(list(sums.values()), found)
+                losses[k] += loss_of_piece_K[n]
+            else:
+                torch._foreach_copy_(list(sums.values()), found)
+                losses[k] = loss_of_piece_K[n].clone()
 
     def _update(self, losses: Mapping[int, Tensor], lr_K: Float64, wd_K: Float64) -> StepResult:
         """Step the decoders whose loss and gradient are finite; one sum a row finds any that is not."""
