@@ -250,7 +250,7 @@ class DecoderStack:
         height, width = self.constants.grid
         logits = self.flat_KL.new_empty(len(chosen), n_images, 4 * height, 4 * width)
 
-        @torch.no_grad()
+        @torch.inference_mode()  # as a caller's may be: without it a worker could not write into its tensor
         def run(job: tuple[int, int]) -> None:
             row, p = job
             one, part = slice(chosen[row], chosen[row] + 1), parts[p]

@@ -31,6 +31,15 @@ def test_logits_equal_segment_anything_in_float64(groups, instances, prompts):
         assert float((ours[k] - expected).abs().max()) < 1e-10 * float(expected.abs().max())
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_logits_are_to_be_had_in_every_mode(mode):
+    stack, _ = make_pair(torch.float32)
+    batch = make_batch(groups=3)
+    with mode():
+        found = logits(stack, batch)
+    torch.testing.assert_close(found, logits(stack, batch), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("groups", [1, 3])
 def test_decoders_computed_together_equal_decoders_computed_alone(groups):
     """The plain path of GPUs and compilers: K decoders in one pass, block 0 as one product."""
