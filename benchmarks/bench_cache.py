@@ -9,7 +9,6 @@ own indexing.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from benchmarks.common import measure_copy_rate, medians, ratio, time_interleaved, write_record
+from benchmarks.common import measure_copy_rate, medians, parser_of, ratio, time_interleaved, write_record
 from lungfast.frozen.cache import EmbeddingCache, Fingerprint
 from lungfast.frozen.cache_writer import CacheWriter
 from lungfast.frozen.checkpoints import head_bytes
@@ -115,10 +114,7 @@ LABELS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows only that it works")
+    parser = parser_of(__doc__)
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args(arguments)

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bench_cache import BATCH, make_cache
-from benchmarks.common import write_record
+from benchmarks.common import parser_of, write_record
 from lungfast.frozen.cache import EmbeddingCache
 from lungfast.frozen.rows import open_rows
 
@@ -167,10 +167,7 @@ def measure(
 
 
 def main(arguments: Sequence[str] | None = None) -> Path | None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows only that it works")
+    parser = parser_of(__doc__)
     parser.add_argument("--child", nargs=2, metavar=("URL", "BYTES"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.child:

@@ -9,7 +9,6 @@ for the others; ours reads packed bits). Everyone uses every core.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +25,7 @@ from benchmarks.common import (
     measure_copy_rate,
     measure_matmul_rate,
     medians,
+    parser_of,
     print_targets,
     ratio,
     time_interleaved,
@@ -294,10 +294,7 @@ def run(*, quick: bool = False, repeats: int = 9) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that the script works")
+    parser = parser_of(__doc__)
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args(arguments)
     path = run(quick=options.quick, repeats=options.repeats)

@@ -12,7 +12,6 @@ first training step on 704 cached images, and to the end of ``lungfast --help``.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
@@ -28,6 +27,7 @@ from benchmarks.common import (
     measure_copy_rate,
     measure_matmul_rate,
     medians,
+    parser_of,
     print_targets,
     ratio,
     time_interleaved,
@@ -271,10 +271,7 @@ def run(*, quick: bool = False, threads: int = 2, compiled: bool = False, device
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that the script works")
+    parser = parser_of(__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compiled", action="store_true", help="torch.compile too (minutes to compile)")
     parser.add_argument("--device", default="cpu", help="cuda: also a stack of nine on the GPU")

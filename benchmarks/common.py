@@ -8,6 +8,7 @@ Hardware and versions are added here.
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import statistics
@@ -48,6 +49,15 @@ class Target:
         return (self.at_least is None or self.value >= self.at_least) and (
             self.at_most is None or self.value <= self.at_most
         )
+
+
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """The script's docstring as its help, and ``--quick``."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that the script works")
+    return parser
 
 
 def print_targets(path: Path) -> None:

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from lungfast.geometry import Frame, pack_mask, unpack_mask
-from lungfast.records import Bool, Float32, UInt8
+from lungfast.geometry import Frame, unpack_mask
+from lungfast.records import Bool, Float32
 
 PATH = Path(__file__).with_name("fixtures.npz")
 N_IMAGES = 24
@@ -33,10 +33,6 @@ class Fixture:
     logits_hw: Mapping[str, Float32]
     frame: Frame
     truth_HW: Bool
-
-    @property
-    def truth_packed(self) -> UInt8:
-        return pack_mask(self.truth_HW)
 
 
 def read_fixture() -> Fixture:

@@ -17,7 +17,7 @@ from lungfast.records import Bool, Float32, Int64
 from lungfast.scored.bins import FIVE, Bins, find
 from lungfast.scored.bits import Patch, Truth, column_sums, pixel, total
 from lungfast.scored.compiled import compiled
-from lungfast.scored.stretch import Field, stretch
+from lungfast.scored.stretch import Field, mix, stretch
 
 CHUNK = 32
 """Columns tested together for lying in one bin (16, 64: no better)."""
@@ -59,7 +59,8 @@ def look(field: Field, truth: Truth, bins: Bins, desk: Desk, patch: Patch, packe
         _stretch_whole(field, desk, top, bottom)
         source, top = desk.stretched_hW, 0
     else:
-        _stretch_part(field, desk, top, bottom, first, patch.last)
+        for k in range(bottom - top):
+            stretch(field.logits_hw[top + k], field.columns, first, patch.last, desk.middle, desk.part_YW[k])
         source = desk.part_YW
     start = patch.start
     while start < patch.stop:
@@ -71,9 +72,7 @@ def look(field: Field, truth: Truth, bins: Bins, desk: Desk, patch: Patch, packe
         for side in range(2):
             i = rows.input_second[start] if side else rows.input_first[start]
             y, z, weight = rows.low_first[i] - top, rows.low_second[i] - top, rows.low_weight[i]
-            for c in range(n):
-                a = source[y, first + c]
-                desk.pair_2W[side, c] = a + weight * (source[z, first + c] - a)
+            mix(source[y, first : patch.last], source[z, first : patch.last], weight, desk.pair_2W[side, :n])
         part = Patch(start, stop, first, patch.last)
         if few:
             _compare(rows.input_weight, truth, bins, desk, part, n_edges)
@@ -125,25 +124,10 @@ def _stretch_whole(field: Field, desk: Desk, y: int, stop: int) -> None:
     """Low-resolution rows y..stop at every native column, unless they are there."""
     while y < stop:
         if not desk.is_stretched_h[y]:
-            stretch(field.logits_hw[y], field.columns, desk.middle, desk.stretched_hW[y])
+            out_W = desk.stretched_hW[y]
+            stretch(field.logits_hw[y], field.columns, 0, out_W.size, desk.middle, out_W)
             desk.is_stretched_h[y] = True
         y += 1
-
-
-@compiled
-def _stretch_part(field: Field, desk: Desk, y: int, stop: int, first: int, last: int) -> None:
-    """Low-resolution rows y..stop at native columns first..last, beside each other from row 0."""
-    columns = field.columns
-    x0, x1 = columns.input_first[first], columns.input_second[last - 1] + 1
-    for k in range(stop - y):
-        for x in range(x0, x1):
-            a = field.logits_hw[y + k, np.uintp(columns.low_first[x])]
-            b = field.logits_hw[y + k, np.uintp(columns.low_second[x])]
-            desk.middle[x] = a + columns.low_weight[x] * (b - a)
-        for c in range(first, last):
-            a = desk.middle[np.uintp(columns.input_first[c])]
-            b = desk.middle[np.uintp(columns.input_second[c])]
-            desk.part_YW[k, c] = a + columns.input_weight[c] * (b - a)
 
 
 @compiled

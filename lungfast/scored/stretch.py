@@ -54,34 +54,35 @@ def predict_pixels(field: Field, edge: np.float32, mask_HW: Bool) -> None:
     stretched_hW = np.empty((field.logits_hw.shape[0], width), np.float32)
     middle = np.empty(field.columns.low_first.size, np.float32)
     for y in range(rows.low_second[-1] + 1):
-        stretch(field.logits_hw[y], field.columns, middle, stretched_hW[y])
+        stretch(field.logits_hw[y], field.columns, 0, width, middle, stretched_hW[y])
     pair_2W = np.empty((2, width), np.float32)
     for r in range(height):
         if r == 0 or rows.input_first[r] != rows.input_first[r - 1]:
-            mix_rows(stretched_hW, rows, rows.input_first[r], pair_2W[0])
-            mix_rows(stretched_hW, rows, rows.input_second[r], pair_2W[1])
+            for side in range(2):
+                i = rows.input_second[r] if side else rows.input_first[r]
+                a_W, b_W = stretched_hW[rows.low_first[i]], stretched_hW[rows.low_second[i]]
+                mix(a_W, b_W, rows.low_weight[i], pair_2W[side])
         a_W, b_W, weight = pair_2W[0], pair_2W[1], rows.input_weight[r]
         for c in range(width):
             mask_HW[r, c] = a_W[c] + weight * (b_W[c] - a_W[c]) > edge
 
 
 @compiled
-def stretch(logits_w: Float32, columns: Axis, middle: Float32, out_W: Float32) -> None:
-    """One low-resolution row at every native column: the first two of the four lerps.
+def stretch(logits_w: Float32, columns: Axis, first: int, last: int, middle: Float32, out_W: Float32) -> None:
+    """One low-resolution row at native columns first..last: the first two of the four lerps.
 
     Unsigned places: numba then skips its test for negatives, a third of the time.
     """
-    for x in range(columns.low_first.size):
+    for x in range(columns.input_first[first], columns.input_second[last - 1] + 1):
         a = logits_w[np.uintp(columns.low_first[x])]
         middle[x] = a + columns.low_weight[x] * (logits_w[np.uintp(columns.low_second[x])] - a)
-    for c in range(out_W.size):
+    for c in range(first, last):
         a = middle[np.uintp(columns.input_first[c])]
         out_W[c] = a + columns.input_weight[c] * (middle[np.uintp(columns.input_second[c])] - a)
 
 
 @compiled
-def mix_rows(stretched_hW: Float32, rows: Axis, i: int, out_W: Float32) -> None:
-    """Input row i: the third lerp."""
-    a_W, b_W, weight = stretched_hW[rows.low_first[i]], stretched_hW[rows.low_second[i]], rows.low_weight[i]
+def mix(a_W: Float32, b_W: Float32, weight: np.float32, out_W: Float32) -> None:
+    """An input row from two stretched ones: the third lerp."""
     for c in range(out_W.size):
         out_W[c] = a_W[c] + weight * (b_W[c] - a_W[c])

@@ -1,7 +1,7 @@
 """Adam over a stack of decoders: torch's own kernel, a row at a time.
 
 Comes in: a gradient row per decoder, a learning rate and an L2 weight decay each. Goes out: the stack's
-parameters changed in place, for the selected decoders only. Why by selection and not by multiplying with 0:
+parameters changed in place, a row at a time. Why by selection and not by multiplying with 0:
 0 * NaN is NaN, and one Adam step with a zero gradient still moves weights by about 0.9 of the learning rate.
 
 The arithmetic is ``torch.optim.adam.adam`` (coupled L2, as ``torch.optim.Adam``) on one flat row a decoder;
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from lungfast.records import Bool, Float64
+from lungfast.records import Float64
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8
@@ -34,14 +34,8 @@ class StackAdam:
         self._steps_K = [torch.zeros((), device=flat_KL.device) for _ in range(len(flat_KL))]
 
     @torch.no_grad()
-    def step(self, grads_KL: Tensor, lr_K: Float64, wd_K: Float64, active_K: Bool) -> None:
-        """One step for the decoders where ``active_K``; the rest keep parameters, moments and count."""
-        for k in np.flatnonzero(active_K).tolist():
-            self.step_row(k, grads_KL[k], lr=float(lr_K[k]), wd=float(wd_K[k]))
-
-    @torch.no_grad()
     def step_row(self, k: int, grad_L: Tensor, *, lr: float, wd: float) -> None:
-        """One step of decoder k; different decoders may step in different threads."""
+        """One step of decoder k; the rest stay as they are, and may be stepped by other threads."""
         adam(
             [self._flat_KL[k]],
             [grad_L],

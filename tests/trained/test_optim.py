@@ -15,6 +15,11 @@ def gradients(step: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     return torch.randn(3, 64, generator=torch.Generator().manual_seed(step), dtype=dtype)
 
 
+def step_chosen(adam, grads_KL, lr_K, wd_K, active_K):
+    for k in np.flatnonzero(active_K).tolist():
+        adam.step_row(k, grads_KL[k], lr=float(lr_K[k]), wd=float(wd_K[k]))
+
+
 def test_equals_torch_adam_with_own_rates_decays_and_counts():
     flat_KL = gradients(100).clone()
     rows = [flat_KL[k].clone().requires_grad_() for k in range(3)]
@@ -22,7 +27,7 @@ def test_equals_torch_adam_with_own_rates_decays_and_counts():
     adam = StackAdam(flat_KL)
     for step in range(20):
         active_K = np.array([True, step % 3 != 1, step > 7])
-        adam.step(gradients(step), LR_K * (1 + step), WD_K, active_K)
+        step_chosen(adam, gradients(step), LR_K * (1 + step), WD_K, active_K)
         for k in np.flatnonzero(active_K):
             twins[k].param_groups[0].update(lr=LR_K[k] * (1 + step), weight_decay=WD_K[k])
             rows[k].grad = gradients(step)[k]
@@ -34,11 +39,11 @@ def test_equals_torch_adam_with_own_rates_decays_and_counts():
 def test_an_unselected_decoder_keeps_every_byte_even_with_a_nan_gradient():
     flat_KL = gradients(1, torch.float32)
     adam = StackAdam(flat_KL)
-    adam.step(gradients(2, torch.float32), LR_K, WD_K, np.ones(3, bool))
+    step_chosen(adam, gradients(2, torch.float32), LR_K, WD_K, np.ones(3, bool))
     before, state = flat_KL.clone(), adam.state_dict(1)
     bad = gradients(3, torch.float32)
     bad[1] = float("nan")
-    adam.step(bad, LR_K, WD_K, np.array([True, False, True]))
+    step_chosen(adam, bad, LR_K, WD_K, np.array([True, False, True]))
     assert torch.equal(flat_KL[1], before[1])
     assert not torch.equal(flat_KL[0], before[0])
     for name, tensor in adam.state_dict(1).items():
@@ -49,21 +54,21 @@ def test_resume_is_byte_equal():
     straight, halted = gradients(1, torch.float32), gradients(1, torch.float32)
     adam, first = StackAdam(straight), StackAdam(halted)
     for step in range(4):
-        adam.step(gradients(step, torch.float32), LR_K, WD_K, np.ones(3, bool))
+        step_chosen(adam, gradients(step, torch.float32), LR_K, WD_K, np.ones(3, bool))
     for step in range(2):
-        first.step(gradients(step, torch.float32), LR_K, WD_K, np.ones(3, bool))
+        step_chosen(first, gradients(step, torch.float32), LR_K, WD_K, np.ones(3, bool))
     second = StackAdam(halted)
     for k in range(3):
         second.load(k, first.state_dict(k))
     for step in range(2, 4):
-        second.step(gradients(step, torch.float32), LR_K, WD_K, np.ones(3, bool))
+        step_chosen(second, gradients(step, torch.float32), LR_K, WD_K, np.ones(3, bool))
     assert torch.equal(straight, halted)
 
 
 def test_the_state_is_a_copy():
     adam = StackAdam(gradients(1, torch.float32))
     state = adam.state_dict(0)
-    adam.step(gradients(2, torch.float32), LR_K, WD_K, np.ones(3, bool))
+    step_chosen(adam, gradients(2, torch.float32), LR_K, WD_K, np.ones(3, bool))
     assert float(state["step"]) == 0
     assert not state["mean"].any()
 
