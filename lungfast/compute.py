@@ -64,6 +64,11 @@ def resolve_precision(name: str, device: torch.device) -> Precision:
     return Precision(name="fp32", reason="this CPU has no native bf16")
 
 
+def resolve_encoder_precision(name: str, device: torch.device) -> PrecisionName:
+    """``auto``: the reduced type on a GPU; fp32 on a CPU, where a pass is made for its exact numbers."""
+    return "fp32" if name == "auto" and device.type == "cpu" else resolve_precision(name, device).name
+
+
 def cpu_has_bf16() -> bool:
     """AVX-512 BF16 or AMX on x86; asked of the kernel, as torch's own query is private."""
     try:

@@ -74,12 +74,12 @@ def _draw(folder: Path, n_images: int, seed: int) -> None:
 def _embed_options(url: Path) -> dict[str, Any]:
     return {
         "checkpoint": None,
-        "batch_size": 1,
+        "batch_size": None,
         "output": str(url),
         "encoder": "nano",
         "resize": "longest",
         "dtype": "float16",
-        "precision": "fp32",
+        "precision": "auto",
         "device": "auto",
         "pixels": True,
         "fsync": False,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lungfast.commands.options import compose
-from lungfast.errors import UsageError
 
 if TYPE_CHECKING:
     from lungfast.commands.screen import Screen
@@ -36,7 +35,10 @@ embed_options = compose(
         help="SAM's own (longest side, padded), or the full square.",
     ),
     click.option(
-        "--batch", "batch_size", type=click.IntRange(1), default=1, show_default=True, help="Images at once."
+        "--batch",
+        "batch_size",
+        type=click.IntRange(1),
+        help="Images at once. [default: 8 on a GPU, else 1]",
     ),
     click.option(
         "--dtype",
@@ -47,10 +49,10 @@ embed_options = compose(
     ),
     click.option(
         "--precision",
-        type=click.Choice(["fp32", "bf16", "fp16"]),
-        default="fp32",
+        type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+        default="auto",
         show_default=True,
-        help="The encoder's arithmetic; less than fp32 on a GPU only.",
+        help="The encoder's arithmetic; auto: bf16 on a GPU (fp16 where it has no bf16), fp32 on a CPU.",
     ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …"),
     click.option(
@@ -135,7 +137,7 @@ def run_embed(listing_of: Callable[[], Listing], options: dict[str, Any]) -> Non
     config = EmbedConfig(
         url=options["output"],
         dtype=options["dtype"],
-        batch_size=options["batch_size"],
+        batch_size=options["batch_size"] or encoder.usual_batch,
         pixels=options["pixels"],
         fsync=options["fsync"],
         overwrite=options["overwrite"],
@@ -149,18 +151,16 @@ def run_embed(listing_of: Callable[[], Listing], options: dict[str, Any]) -> Non
 
 
 def open_encoder(options: dict[str, Any]) -> Encoder:
-    from lungfast.compute import resolve_device
+    from lungfast.compute import resolve_device, resolve_encoder_precision
     from lungfast.frozen.encoders import load_encoder
 
     device = resolve_device(options["device"])
-    if options["precision"] != "fp32" and device.type != "cuda":
-        raise UsageError("--precision below fp32 needs a GPU", found=device.type, fix="leave --precision out")
     return load_encoder(
         options["encoder"],
         checkpoint=options["checkpoint"],
         resize=options["resize"],
         device=device,
-        precision=options["precision"],
+        precision=resolve_encoder_precision(options["precision"], device),
     )
 
 

@@ -22,7 +22,7 @@ from lungfast.files import disk_error
 from lungfast.frozen import cache_format as fmt
 from lungfast.frozen.cache import EmbeddingCache
 from lungfast.frozen.cache_format import Completion, Mark
-from lungfast.frozen.cache_writer import CacheWriter
+from lungfast.frozen.cache_writer import CacheWriter, PreparedRow
 from lungfast.geometry import pack_mask
 
 if TYPE_CHECKING:
@@ -117,13 +117,13 @@ def _read(file: h5py.File, content: Completion, writer: CacheWriter, progress: P
 def _read_row(file: h5py.File, mark: Mark, writer: CacheWriter) -> None:
     row = mark.row
     packed_SHX = file[f"masks/{row}"][()]
-    writer.put_row(
+    prepared = PreparedRow.of(
         mark.image,
-        features=file["features"][row],
         target_hX=file["targets"][row],
         preview_SS=file["previews"][row] if "previews" in file else None,
         packed=dict(zip(mark.image.structures, packed_SHX, strict=True)),
     )
+    writer.put(prepared, file["features"][row])
 
 
 @contextmanager

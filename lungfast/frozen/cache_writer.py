@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,6 +21,30 @@ from lungfast.frozen.cache_objects import Objects, is_temporary, open_objects
 from lungfast.frozen.cache_zarr import mask_objects, skeleton
 from lungfast.geometry import Frame, pack_mask, resize_image
 from lungfast.records import EncoderSpec, ImageRecord, Sample, UInt8
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedRow:
+    """All of a row but its features, in stored form; ``masks`` are objects by key."""
+
+    image: ImageRecord
+    target_hX: UInt8
+    preview_SS: UInt8 | None
+    masks: Mapping[str, bytes]
+    mask_sha256: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, image: ImageRecord, *, target_hX: UInt8, preview_SS: UInt8 | None, packed: Mapping[str, UInt8]
+    ) -> PreparedRow:
+        """``packed`` are the image's structures (H, ceil(W/8)), as :func:`pack_mask` makes them."""
+        return cls(
+            image=image,
+            target_hX=target_hX,
+            preview_SS=preview_SS,
+            masks=mask_objects(image.rows[0], np.stack([packed[name] for name in image.structures])),
+            mask_sha256=tuple(fmt.mask_hash(packed[name], image.native_size) for name in image.structures),
+        )
 
 
 class CacheWriter:
@@ -125,13 +150,15 @@ class CacheWriter:
         self._objects.delete(leftovers)
 
     def add(self, index: int, sample: Sample, features_NC: Features, preview_SS: UInt8 | None = None) -> None:
-        """Store one image as row ``index`` (its place in the listing).
+        """Store one image as row ``index``: :meth:`prepare` and :meth:`put`."""
+        self.put(self.prepare(index, sample, preview_SS), features_NC)
 
-        ``features_NC`` are the encoder's tokens, row-major over (Eh, Ew), stored in the fingerprint's dtype;
-        values that are not finite there raise CacheError. ``preview_SS`` None: made from the sample.
+    def prepare(self, index: int, sample: Sample, preview_SS: UInt8 | None = None) -> PreparedRow:
+        """What row ``index`` (its place in the listing) stores beside features; in any thread.
+
+        ``preview_SS`` None: made from the sample.
         """
         spec, native_size = self._manifest.spec, sample.native_size
-        stored = self._stored(sample.id, features_NC)
         frame = Frame.of(native_size, spec.input_size, spec.resize)
         if not sample.masks:
             raise CacheError(f"{sample.id} has no mask", expected="at least one structure")
@@ -150,34 +177,29 @@ class CacheWriter:
             spacing_mm=sample.spacing_mm,
             rows=(index,),
         )
-        self.put_row(
+        return PreparedRow.of(
             image,
-            features=stored,
             target_hX=pack_mask(frame.target_hw(union_HW, spec.low_size)),
             preview_SS=preview_SS,
             packed=packed,
         )
 
-    def put_row(
-        self,
-        image: ImageRecord,
-        *,
-        features: Features,
-        target_hX: UInt8,
-        preview_SS: UInt8 | None,
-        packed: Mapping[str, UInt8],
-    ) -> None:
-        """Store one row that is already in stored form (see :meth:`add`, and the HDF5 import)."""
-        hashes = tuple(fmt.mask_hash(packed[name], image.native_size) for name in image.structures)
-        mark = Mark(image=image, mask_sha256=hashes)
+    def put(self, prepared: PreparedRow, features_NC: Features) -> None:
+        """Store a row; it counts once its mark stands.
+
+        ``features_NC`` are the encoder's tokens, row-major over (Eh, Ew), stored in the fingerprint's dtype;
+        values that are not finite there raise CacheError.
+        """
+        stored = self._stored(prepared.image.id, features_NC)
+        mark = Mark(image=prepared.image, mask_sha256=prepared.mask_sha256)
         self._refuse_collision(mark)
-        row, put = mark.row, self._objects.put
-        put(fmt.row_key("features", row), _checked_bytes(features, self._manifest.row_shape, "features"))
-        put(fmt.row_key("targets", row), _checked_bytes(target_hX, self._manifest.target_shape, "target"))
-        if self._manifest.pixels and preview_SS is not None:
-            side = self._manifest.preview_size
-            put(fmt.row_key("previews", row), _checked_bytes(preview_SS, (side, side), "preview"))
-        for key, content in mask_objects(row, np.stack([packed[name] for name in image.structures])).items():
+        row, put, manifest = mark.row, self._objects.put, self._manifest
+        put(fmt.row_key("features", row), _checked_bytes(stored, manifest.row_shape, "features"))
+        put(fmt.row_key("targets", row), _checked_bytes(prepared.target_hX, manifest.target_shape, "target"))
+        if manifest.pixels and prepared.preview_SS is not None:
+            side = manifest.preview_size
+            put(fmt.row_key("previews", row), _checked_bytes(prepared.preview_SS, (side, side), "preview"))
+        for key, content in prepared.masks.items():
             put(key, content)
         put(fmt.mark_key(row), fmt.to_json(mark.as_dict()))
         self._remember(mark)

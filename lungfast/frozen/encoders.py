@@ -8,7 +8,6 @@ with zeros.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,30 +65,41 @@ class Encoder:
         """Images (H, W), prepared or not, sizes may differ -> features (B, N, C), rows of the grid first."""
         import torch
 
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode():
             features_BCEhEw = self.module(self._padded_B3SS([self.prepare(image) for image in images]))
-            features_BNC = features_BCEhEw.flatten(2).transpose(1, 2).to(torch.float32).contiguous()
-            return np.asarray(features_BNC.cpu().numpy())
+            return self._to_host(features_BCEhEw.flatten(2).transpose(1, 2).to(torch.float32).contiguous())
+
+    @property
+    def usual_batch(self) -> int:
+        """Images at once: on a CPU more than one only take memory."""
+        return 8 if self.device.type == "cuda" else 1
 
     def _padded_B3SS(self, prepared: Sequence[UInt8]) -> Tensor:
         import torch
 
-        side = self.spec.input_size
-        padded_B3SS = torch.zeros(len(prepared), 3, side, side, device=self.device)
+        side, batch = self.spec.input_size, len(prepared)
+        grey_BSS = torch.zeros(batch, side, side, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        is_image_BSS = torch.zeros_like(grey_BSS, dtype=torch.bool)
+        for grey_SS, is_image_SS, image_HW in zip(grey_BSS, is_image_BSS, prepared, strict=True):
+            part = tuple(slice(0, size) for size in image_HW.shape)
+            grey_SS[part], is_image_SS[part] = torch.from_numpy(np.array(image_HW)), True
         mean_311 = torch.tensor(self.spec.pixel_mean, device=self.device).view(3, 1, 1)
         std_311 = torch.tensor(self.spec.pixel_std, device=self.device).view(3, 1, 1)
-        for padded_3SS, image_HW in zip(padded_B3SS, prepared, strict=True):
-            grey_HW = torch.from_numpy(np.array(image_HW)).to(self.device)
-            padded_3SS[:, : grey_HW.shape[0], : grey_HW.shape[1]] = (grey_HW - mean_311) / std_311
-        return padded_B3SS
+        grey_B1SS = grey_BSS.to(self.device, non_blocking=True)[:, None]
+        return torch.where(is_image_BSS.to(self.device)[:, None], (grey_B1SS - mean_311) / std_311, 0.0)
 
-    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+    def _to_host(self, features_BNC: Tensor) -> Float32:
+        """On a GPU it waits for these features alone, not for what another thread has asked for since."""
         import torch
 
-        if self.precision == "fp32":
-            return contextlib.nullcontext()
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
-        return torch.autocast(self.device.type, dtype)
+        if self.device.type != "cuda":
+            return np.asarray(features_BNC.numpy())
+        host_BNC = torch.empty(features_BNC.shape, pin_memory=True)
+        host_BNC.copy_(features_BNC, non_blocking=True)
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrived.record()
+        arrived.synchronize()
+        return np.asarray(host_BNC.numpy())
 
 
 def load_encoder(
@@ -125,9 +135,21 @@ def load_encoder(
         name=kind, input_size=input_size, grid=grid, channels=256, resize=resize, weights_sha256=sha256
     )
     _fill(module, state, device)
-    if device.type == "cpu":
+    if precision != "fp32":
+        module = _mixed(module, precision)
+    elif device.type == "cpu":
         make_lean(module, spec.n_tokens)
     return Encoder(spec=spec, head=head_bytes(state), module=module, device=device, precision=precision)
+
+
+def _mixed(module: nn.Module, precision: PrecisionName) -> nn.Module:
+    import torch
+
+    from lungfast.frozen.mixed import MixedEncoder
+
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+    with torch.inference_mode():
+        return MixedEncoder(module, dtype)
 
 
 DecoderOrigin = Literal["untrained", "sam", "custom"]

@@ -1,7 +1,8 @@
 """Work on images in threads, a few ahead of whoever takes it, in order; a bad file is an item, not the end.
 
 Comes in: things to do, each with what identifies its image. Goes out: the same in order, with the result or
-the :class:`DataError` that says why there is none. ``embed`` decodes files so, ``predict`` also writes them.
+the :class:`DataError` that says why there is none. ``embed`` decodes files and encodes images so, ``predict``
+also writes them.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Any, Protocol, TypeVar
 from lungfast.compute import cpu_count
 from lungfast.errors import DataError
 
-MAX_THREADS = 8
-"""Decoders at work; twice as many films (60 MB each with their masks at 4020x4892) wait for the encoder."""
+MAX_THREADS = 16
+"""Decoders at work, with a film each: 60 MB with its masks at 4020x4892."""
 
 Key = TypeVar("Key")
 Item = TypeVar("Item")
@@ -31,9 +32,11 @@ class PassListener(Protocol):
     def advance(self, n: int = 1) -> None: ...
 
 
-def work_ahead(todo: Iterable[tuple[Key, Callable[[], Item]]]) -> Iterator[tuple[Key, Item | DataError]]:
-    """Results in order, read in threads; leaving the iterator early drops what is not begun."""
-    threads = min(MAX_THREADS, cpu_count())
+def work_ahead(
+    todo: Iterable[tuple[Key, Callable[[], Item]]], *, threads: int | None = None
+) -> Iterator[tuple[Key, Item | DataError]]:
+    """Results in order, made in threads; leaving the iterator early drops what is not begun."""
+    threads = threads or min(MAX_THREADS, cpu_count())
     waiting: deque[tuple[Key, Future[Item]]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:

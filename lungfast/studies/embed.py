@@ -1,24 +1,26 @@
 """One pass of the frozen encoder over a dataset, into a cache that every other study reads.
 
 Comes in: a :class:`Listing`, an encoder, a destination. Goes out: a complete cache and an account of what was
-embedded, skipped or dropped. Decoding runs ahead of the encoder in threads; an unreadable file costs one
-row and is reported at the end, never the pass.
+embedded, skipped or dropped. Decoding, resizing and packing run ahead of the encoder in threads, the encoder
+ahead of the writer; an unreadable file costs one row and is reported at the end, never the pass.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from lungfast.errors import DataError, LungfastError
 from lungfast.frozen.cache import Fingerprint
-from lungfast.frozen.cache_writer import CacheWriter
+from lungfast.frozen.cache_writer import CacheWriter, PreparedRow
 from lungfast.frozen.encoders import Encoder
-from lungfast.records import Float32, Listing, Sample, UInt8
+from lungfast.records import Float32, Listing, SampleRef, UInt8
 from lungfast.studies.ahead import in_batches, work_ahead
 
 
@@ -53,7 +55,12 @@ class EmbedListener(Protocol):
     def advance(self, n: int = 1) -> None: ...
 
 
-Loaded = tuple[int, Sample | DataError]
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Ready:
+    """An image as the encoder takes it, and the rest of its row."""
+
+    image: UInt8
+    row: PreparedRow
 
 
 def embed(listing: Listing, encoder: Encoder, config: EmbedConfig, listener: EmbedListener) -> EmbedReport:
@@ -80,7 +87,11 @@ def embed(listing: Listing, encoder: Encoder, config: EmbedConfig, listener: Emb
         fsync=config.fsync,
         overwrite=config.overwrite,
     ) as writer:
-        todo = [(index, ref.load) for index, ref in enumerate(listing.refs) if ref.id not in writer.done]
+        todo = [
+            (ref.id, partial(_ready, index, ref, writer, encoder))
+            for index, ref in enumerate(listing.refs)
+            if ref.id not in writer.done
+        ]
         report.already = len(listing.refs) - len(todo)
         listener.advance(report.already)
         if writer.complete:
@@ -88,14 +99,21 @@ def embed(listing: Listing, encoder: Encoder, config: EmbedConfig, listener: Emb
             return report
         writer.put_blob("head.safetensors", encoder.head)
         seen = set(writer.content_hashes)
-        for batch in in_batches(work_ahead(todo), config.batch_size):
-            samples = _usable(batch, seen, report, drop_duplicates=listing.drop_duplicates)
-            if samples:
-                features_BNC = _encode(encoder, [sample.image_HW for _, sample in samples])
-                for (index, sample), features_NC in zip(samples, features_BNC, strict=True):
-                    writer.add(index, sample, features_NC)
-                report.embedded += len(samples)
-            listener.advance(len(batch))
+
+        def batches() -> Iterator[tuple[tuple[list[PreparedRow], int], Callable[[], Float32]]]:
+            for batch in in_batches(work_ahead(todo), config.batch_size):
+                items = [item for _, item in batch]
+                usable = _usable(items, seen, report, drop_duplicates=listing.drop_duplicates)
+                images = [ready.image for ready in usable]
+                yield ([ready.row for ready in usable], len(batch)), partial(_encode, encoder, images)
+
+        for (rows, n_seen), features_BNC in work_ahead(batches(), threads=1):
+            if isinstance(features_BNC, DataError):
+                raise features_BNC
+            for row, features_NC in zip(rows, features_BNC, strict=True):
+                writer.put(row, features_NC)
+            report.embedded += len(rows)
+            listener.advance(n_seen)
         if not (report.embedded or report.already):
             raise DataError("no image could be read", found=report.skipped[0] if report.skipped else "none")
         writer.finish()
@@ -107,7 +125,14 @@ def _digest(listing: Listing) -> str:
     return hashlib.sha256("\n".join(ref.facts for ref in listing.refs).encode()).hexdigest()
 
 
+def _ready(index: int, ref: SampleRef, writer: CacheWriter, encoder: Encoder) -> _Ready:
+    sample = ref.load()
+    return _Ready(image=encoder.prepare(sample.image_HW), row=writer.prepare(index, sample))
+
+
 def _encode(encoder: Encoder, images: Sequence[UInt8]) -> Float32:
+    if not images:
+        return np.empty((0, encoder.spec.n_tokens, encoder.spec.channels), np.float32)
     try:
         return encoder.encode(images)
     except torch.OutOfMemoryError as error:
@@ -117,16 +142,16 @@ def _encode(encoder: Encoder, images: Sequence[UInt8]) -> Float32:
 
 
 def _usable(
-    batch: Sequence[Loaded], seen: set[str], report: EmbedReport, *, drop_duplicates: bool
-) -> list[tuple[int, Sample]]:
-    """The readable samples of a batch, without repeated pixels where the source is known to repeat them."""
+    batch: Sequence[_Ready | DataError], seen: set[str], report: EmbedReport, *, drop_duplicates: bool
+) -> list[_Ready]:
+    """The readable images of a batch, without repeated pixels where the source is known to repeat them."""
     usable = []
-    for index, item in batch:
+    for item in batch:
         if isinstance(item, DataError):
             report.skipped.append(str(item))
-        elif drop_duplicates and item.content_sha256 in seen:
+        elif drop_duplicates and item.row.image.content_sha256 in seen:
             report.duplicates += 1
         else:
-            seen.add(item.content_sha256)
-            usable.append((index, item))
+            seen.add(item.row.image.content_sha256)
+            usable.append(item)
     return usable
