@@ -28,6 +28,7 @@ from lungfast.trained.losses import focal_flags, segmentation_loss
 from lungfast.trained.optim import LossScale, StackAdam
 from lungfast.trained.parameters import to_token_major
 from lungfast.trained.piece import Piece, PieceRunner
+from lungfast.trained.recorded import RecordedPiece
 from lungfast.trained.workers import Workers
 
 CPU_PIECE_BYTES = 8 << 20
@@ -90,6 +91,7 @@ class TrainStep:
         self._runner = PieceRunner(flat_KL.device, compile=config.compile)
         self._workers = Workers.of(flat_KL.device)
         self._spare_PL = flat_KL.new_zeros(0, flat_KL.shape[1])
+        self._recorded: RecordedPiece | None = None
 
     @property
     def compile_note(self) -> str:
@@ -103,20 +105,42 @@ class TrainStep:
         parameters, moments and count, and is reported; in fp16 a gradient that overflows halves that
         decoder's loss scale and skips its step instead.
         """
-        weight_KB = batch.weight_KB.to(self._grads_KL.dtype)
+        weight_KB = batch.weight_KB.to("cpu", self._grads_KL.dtype)
         total_K = weight_KB.sum(1)
-        chosen = [int(k) for k in np.flatnonzero(active_K & (total_K > 0).cpu().numpy())]
+        chosen = [int(k) for k in np.flatnonzero(active_K & (total_K > 0).numpy())]
         if self._weights_KL is not self._stack.flat_KL:
             self._workers.map(lambda k: self._weights_KL[k].copy_(self._stack.flat_KL[k]), chosen)
         share_KB = weight_KB / total_K[:, None]
         if self._runner.untried and chosen:
             real, piece = next(self._pieces(batch, share_KB, chosen))
             self._runner.settle(self._params(real, piece), piece)
-        if self._workers.n == 1 or self._runner.compiled:
+        if self._grads_KL.device.type == "cuda":
+            losses = self._learn_together(batch, share_KB, chosen)
+        elif self._workers.n == 1 or self._runner.compiled:
             losses = self._learn(batch, share_KB, {k: self._grads_KL[k] for k in chosen})
         else:
             losses = self._learn_side_by_side(batch, share_KB, chosen)
         return self._update(losses, lr_K, wd_K)
+
+    def _learn_together(
+        self, batch: StackBatch, share_KB: Tensor, chosen: Sequence[int]
+    ) -> dict[int, Tensor]:
+        """On a GPU: many decoders a piece, and a piece is one recorded launch."""
+        losses: dict[int, Tensor] = {}
+        for real, piece in self._pieces(batch, share_KB, chosen):
+            weights_DL = self._rows_of(real, piece)
+            if self._recorded is None or not self._recorded.fits(weights_DL, piece):
+                self._recorded = None  # what it held goes before the next one takes as much
+                self._recorded = RecordedPiece(self._runner.run, self._stack.layout, weights_DL, piece)
+            loss_D, grads_DL = self._recorded.run(weights_DL, piece)
+            for n, k in enumerate(real):
+                if k in losses:
+                    self._grads_KL[k] += grads_DL[n]
+                    losses[k] += loss_D[n]
+                else:
+                    self._grads_KL[k] = grads_DL[n]
+                    losses[k] = loss_D[n].clone()
+        return losses
 
     def _learn_side_by_side(
         self, batch: StackBatch, share_KB: Tensor, chosen: Sequence[int]
@@ -184,15 +208,15 @@ class TrainStep:
                     mask_KBIP=batch.token_mask_KBIP[ks, rows],
                     fused=fused,
                 )
-                scale_K = torch.from_numpy(self._scale.factor_K[ks]).to(share_KB)
+                scale_K = torch.from_numpy(self._scale.factor_K[ks])
                 yield (
                     real,
                     Piece(
                         inputs=inputs,
                         targets_GBX=to_token_major(batch.targets_GBhw[group, rows], grid),
                         valid_GBX=to_token_major(batch.valid_GBhw[group, rows], grid),
-                        share_KB=part_KB[ks],
-                        scale_K=scale_K,
+                        share_KB=part_KB[ks].to(self._focal_K.device),
+                        scale_K=scale_K.to(self._focal_K.device, share_KB.dtype),
                         focal_K=self._focal_K[ks],
                     ),
                 )
@@ -203,17 +227,22 @@ class TrainStep:
     def _piece_size(self, batch: StackBatch) -> tuple[int, int]:
         """(images, decoders) of a piece. On a CPU one decoder: its fused kernels take one set of weights."""
         n_decoders, n_images = batch.weight_KB.shape
-        on_cpu = batch.features_GBNC.device.type == "cpu"
-        limit = CPU_PIECE_BYTES if on_cpu else CUDA_PIECE_BYTES
+        device = batch.features_GBNC.device
+        on_cpu = device.type == "cpu"
+        limit = CPU_PIECE_BYTES if on_cpu else _cuda_piece_bytes(device)
         most = max(1, limit // (batch.features_GBNC[0, 0].numel() * self._weights_KL.element_size()))
         images = min(n_images, self._config.micro_batch or most)
         return images, 1 if on_cpu else max(1, min(n_decoders, most // images))
 
     def _params(self, real: list[int], piece: Piece) -> dict[str, Tensor]:
-        """The weights of a piece's decoders: views where there is one."""
+        """The weights of a piece's decoders."""
+        return self._stack.layout.views(self._rows_of(real, piece))
+
+    def _rows_of(self, real: list[int], piece: Piece) -> Tensor:
+        """(D, L), a view where the decoders are neighbours."""
         ks = real + [real[0]] * (len(piece.focal_K) - len(real))
-        weights_KL = self._weights_KL[ks[0] : ks[0] + 1] if len(ks) == 1 else self._weights_KL[ks]
-        return self._stack.layout.views(weights_KL)
+        neighbours = ks == list(range(ks[0], ks[0] + len(ks)))
+        return self._weights_KL[ks[0] : ks[0] + len(ks)] if neighbours else self._weights_KL[ks]
 
     def _add(
         self, real: list[int], piece: Piece, rows: Mapping[int, Tensor], losses: dict[int, Tensor]
@@ -233,17 +262,25 @@ class TrainStep:
     def _update(self, losses: Mapping[int, Tensor], lr_K: Float64, wd_K: Float64) -> StepResult:
         """Step the decoders whose loss and gradient are finite; one sum a row finds any that is not."""
 
-        def step(k: int) -> bool:
+        def check(k: int) -> Tensor:
             if self._scale.enabled:
                 self._grads_KL[k] /= float(self._scale.factor_K[k])
-            if not (torch.isfinite(losses[k]) and torch.isfinite(self._grads_KL[k].sum())):
+            total = self._grads_KL[k].sum()
+            return torch.stack([losses[k].to(total), total])
+
+        def step(k: int) -> bool:
+            if not np.isfinite(found[k]).all():
                 return False
             self._optimiser.step_row(k, self._grads_KL[k], lr=float(lr_K[k]), wd=float(wd_K[k]))
             return True
 
         loss_K, finite_K = np.full(self._stack.K, np.nan), np.ones(self._stack.K, bool)
+        if not losses:
+            return StepResult(loss_K=loss_K, finite_K=finite_K)
+        checked = torch.stack(self._workers.map(check, list(losses))).cpu()  # the only wait for a GPU
+        found = dict(zip(losses, checked.to(torch.float64).numpy(), strict=True))
         for k, stepped in zip(losses, self._workers.map(step, list(losses)), strict=True):
-            loss_K[k] = float(losses[k])
+            loss_K[k] = found[k][0]
             finite_K[k] = np.isfinite(loss_K[k]) and not self._scale.update(k, finite=stepped)
         return StepResult(loss_K=loss_K, finite_K=finite_K)
 
@@ -279,6 +316,11 @@ class TrainStep:
         """Put :meth:`state_dict`'s result back."""
         self._optimiser.load(k, state)
         self._scale.load(k, state["loss_scale"])
+
+
+def _cuda_piece_bytes(device: torch.device) -> int:
+    """Less on small GPUs: activations are some fifty times as large."""
+    return min(CUDA_PIECE_BYTES, torch.cuda.get_device_properties(device).total_memory // 200)
 
 
 def _image_pieces(share_KB: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:

@@ -91,12 +91,12 @@ def test_bf16_is_nearer_than_autocast() -> None:
 
 
 @needs_gpu
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_gpu_computes_the_same(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 0.05), (torch.float16, 0.01)])
+def test_a_gpu_computes_the_same(dtype: torch.dtype, bound: float) -> None:
     stock = vit(320)
     with torch.inference_mode():
         exact = stock(images(320))
         encoder = MixedEncoder(stock.cuda(), dtype)
         for batch in (2, 1):  # the second size compiles again
             found = encoder(images(320)[:batch].cuda()).cpu()
-            assert error(found, exact[:batch]) < 0.01
+            assert error(found, exact[:batch]) < bound
