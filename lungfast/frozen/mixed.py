@@ -121,6 +121,11 @@ class _Block:
         """Attention within each sample (an image or a window): (R, 3C) -> (R, C)."""
         rows, n = len(qkv_R3C), len(qkv_R3C) // samples
         q, k, v = qkv_R3C.view(samples, n, 3, self._heads, -1).permute(2, 0, 3, 1, 4)  # (S, heads, n, d)
+        if qkv_R3C.is_cuda and self._table_DT is not None:
+            wide = _widen(q, k, v, self._near(q), self._extent)
+            scale = q.shape[-1] ** -0.5
+            found = F.scaled_dot_product_attention(*wide, scale=scale)[..., : q.shape[-1]]
+            return found.transpose(1, 2).reshape(rows, -1)
         out = torch.empty_like(q.transpose(1, 2)).transpose(1, 2)  # heads side by side in a row
         for part in self._parts(samples, n, qkv_R3C.device):
             bias = None if self._table_DT is None else self._relative(q[part])
@@ -140,6 +145,17 @@ class _Block:
 
     def _relative(self, q_ShND: Tensor) -> Tensor:
         """(S, heads, n, n): what the distance in rows and in columns adds, as ``add_decomposed_rel_pos``."""
+        samples, heads, n, _ = q_ShND.shape
+        height, width = self._extent
+        rows_k, columns_k = self._near(q_ShND)
+        stride = -(-n // _ALIGNED) * _ALIGNED
+        bias = q_ShND.new_empty(heads, samples, n, stride)[..., :n]
+        grids = torch.unflatten(torch.unflatten(bias, 3, (height, width)), 2, (height, width))
+        torch.add(rows_k[..., None], columns_k[..., None, :], out=grids)
+        return bias.transpose(0, 1)
+
+    def _near(self, q_ShND: Tensor) -> tuple[Tensor, Tensor]:
+        """What every query adds for each row of keys (heads, S, h, w, h), and for each column."""
         samples, heads, n, d = q_ShND.shape
         height, width = self._extent
         assert self._table_DT is not None
@@ -147,12 +163,37 @@ class _Block:
         near = torch.bmm(rows, self._table_DT.expand(heads, -1, -1)).view(heads, samples, height, width, -1)
         by_row, by_column = _distances(self._extent, q_ShND.device)
         rows_k = near.take_along_dim(by_row[None, None, :, None], -1)
-        columns_k = near.take_along_dim(by_column[None, None, None], -1)
-        stride = -(-n // _ALIGNED) * _ALIGNED
-        bias = q_ShND.new_empty(heads, samples, n, stride)[..., :n]
-        grids = torch.unflatten(torch.unflatten(bias, 3, (height, width)), 2, (height, width))
-        torch.add(rows_k[..., None], columns_k[..., None, :], out=grids)
-        return bias.transpose(0, 1)
+        return rows_k, near.take_along_dim(by_column[None, None, None], -1)
+
+
+def _widen(
+    q: Tensor, k: Tensor, v: Tensor, near: tuple[Tensor, Tensor], extent: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values (S, heads, n, D) of which plain attention is attention with the bias.
+
+    A query carries what it adds for every row and column, a key a one where its own row and column are; on
+    an H200 cheaper than a bias, which would be written and read (n, n) a head.
+    """
+    samples, heads, n, d = q.shape
+    height, width = extent
+    channels = -(-(d + height + width) // _ALIGNED) * _ALIGNED
+    wide = q.new_zeros(3, samples, n, heads, channels).transpose(2, 3)  # as the rows lie: heads side by side
+    for place, value in zip(wide, (q, k, v), strict=True):
+        place[..., :d] = value
+    scale = d**0.5  # attention divides the whole product by it
+    for first, part in zip((d, d + height), near, strict=True):
+        torch.mul(part.flatten(2, 3).transpose(0, 1), scale, out=wide[0, ..., first : first + part.shape[-1]])
+    wide[1, ..., d : d + height + width] = _own_place(extent, q.device)
+    return wide[0], wide[1], wide[2]
+
+
+@cache
+def _own_place(extent: tuple[int, int], device: torch.device) -> Tensor:
+    """(n, h + w): ones at a key's row and at its column."""
+    height, width = extent
+    rows, columns = torch.eye(height, device=device), torch.eye(width, device=device)
+    spread = (rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1))
+    return torch.cat(spread, -1).flatten(0, 1)
 
 
 def _linear(module: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
