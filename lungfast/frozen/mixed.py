@@ -5,8 +5,9 @@ and attentions run in the reduced type. As under autocast, the residual stream, 
 float32. Against stock under autocast:
 
 * weights are cast once instead of in every forward pass;
-* attention is torch's own (no logits in memory), the decomposed relative positions its bias: one product of
-  all queries with all 2h-1 + 2w-1 relative positions, of which every query then picks its own;
+* attention is torch's own (no logits in memory); for the decomposed relative positions one product of all
+  queries with all 2h-1 + 2w-1 distances, of which every query then picks its own. On a CPU they are the
+  attention's bias; on a GPU they ride in widened queries and keys (18.7 -> 16.8 ms an image, vit_h, H200);
 * windows are cut out of the projected queries, keys and values, so that the padding of 64x64 tokens to 70x70
   (SAM's windows are 14x14) is never multiplied: a padded token's projection is the bias;
 * on a GPU a residual sum and the layer norm after it are one compiled pass.
