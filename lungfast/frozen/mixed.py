@@ -123,13 +123,13 @@ class _Block:
         rows, n = len(qkv_R3C), len(qkv_R3C) // samples
         q, k, v = qkv_R3C.view(samples, n, 3, self._heads, -1).permute(2, 0, 3, 1, 4)  # (S, heads, n, d)
         if qkv_R3C.is_cuda and self._table_DT is not None:
-            wide = _widen(q, k, v, self._near(q), self._extent)
+            wide = _widen(q, k, v, self._near(q, self._table_DT), self._extent)
             scale = q.shape[-1] ** -0.5
             found = F.scaled_dot_product_attention(*wide, scale=scale)[..., : q.shape[-1]]
             return found.transpose(1, 2).reshape(rows, -1)
         out = torch.empty_like(q.transpose(1, 2)).transpose(1, 2)  # heads side by side in a row
         for part in self._parts(samples, n, qkv_R3C.device):
-            bias = None if self._table_DT is None else self._relative(q[part])
+            bias = None if self._table_DT is None else self._relative(q[part], self._table_DT)
             out[part] = F.scaled_dot_product_attention(q[part], k[part], v[part], attn_mask=bias)
         return out.transpose(1, 2).reshape(rows, -1)
 
@@ -144,24 +144,23 @@ class _Block:
             for h in range(0, self._heads, heads)
         ]
 
-    def _relative(self, q_ShND: Tensor) -> Tensor:
+    def _relative(self, q_ShND: Tensor, table_DT: Tensor) -> Tensor:
         """(S, heads, n, n): what the distance in rows and in columns adds, as ``add_decomposed_rel_pos``."""
         samples, heads, n, _ = q_ShND.shape
         height, width = self._extent
-        rows_k, columns_k = self._near(q_ShND)
+        rows_k, columns_k = self._near(q_ShND, table_DT)
         stride = -(-n // _ALIGNED) * _ALIGNED
         bias = q_ShND.new_empty(heads, samples, n, stride)[..., :n]
         grids = torch.unflatten(torch.unflatten(bias, 3, (height, width)), 2, (height, width))
         torch.add(rows_k[..., None], columns_k[..., None, :], out=grids)
         return bias.transpose(0, 1)
 
-    def _near(self, q_ShND: Tensor) -> tuple[Tensor, Tensor]:
+    def _near(self, q_ShND: Tensor, table_DT: Tensor) -> tuple[Tensor, Tensor]:
         """What every query adds for each row of keys (heads, S, h, w, h), and for each column."""
         samples, heads, n, d = q_ShND.shape
         height, width = self._extent
-        assert self._table_DT is not None
         rows = q_ShND.transpose(0, 1).reshape(heads, samples * n, d)
-        near = torch.bmm(rows, self._table_DT.expand(heads, -1, -1)).view(heads, samples, height, width, -1)
+        near = torch.bmm(rows, table_DT.expand(heads, -1, -1)).view(heads, samples, height, width, -1)
         by_row, by_column = _distances(self._extent, q_ShND.device)
         rows_k = near.take_along_dim(by_row[None, None, :, None], -1)
         return rows_k, near.take_along_dim(by_column[None, None, None], -1)

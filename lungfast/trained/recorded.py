@@ -24,8 +24,23 @@ WARM_UP = 3
 """Runs before the recording: libraries then have their workspaces."""
 
 
-class RecordedPiece:
-    """One recording; its inputs are copied into place, its results are overwritten by the next run."""
+class Recorder:
+    """Runs pieces; records anew where one of another shape comes."""
+
+    def __init__(self, gradients: Gradients, layout: Layout) -> None:
+        self._gradients, self._layout = gradients, layout
+        self._recorded: _Recording | None = None
+
+    def run(self, weights_DL: Tensor, piece: Piece) -> tuple[Tensor, Tensor]:
+        """Losses and gradients; the next run overwrites them."""
+        if self._recorded is None or not self._recorded.fits(weights_DL, piece):
+            self._recorded = None  # what it held goes before the next one takes as much
+            self._recorded = _Recording(self._gradients, self._layout, weights_DL, piece)
+        return self._recorded.run(weights_DL, piece)
+
+
+class _Recording:
+    """Of one piece; its inputs are copied into place, its results are overwritten by the next run."""
 
     def __init__(self, gradients: Gradients, layout: Layout, weights_DL: Tensor, piece: Piece) -> None:
         self._weights_DL, self._piece = weights_DL.clone(), _copied(piece)

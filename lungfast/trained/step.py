@@ -23,25 +23,21 @@ from torch import Tensor
 from lungfast.errors import UsageError
 from lungfast.records import Bool, Float64, LossName, PrecisionName
 from lungfast.trained.batches import StackBatch
+from lungfast.trained.cutting import image_pieces, piece_size
 from lungfast.trained.decoder import DecoderStack, Inputs
 from lungfast.trained.losses import focal_flags, segmentation_loss
 from lungfast.trained.optim import LossScale, StackAdam
 from lungfast.trained.parameters import to_token_major
 from lungfast.trained.piece import Piece, PieceRunner
-from lungfast.trained.recorded import RecordedPiece
+from lungfast.trained.recorded import Recorder
 from lungfast.trained.workers import Workers
 
-CPU_PIECE_BYTES = 8 << 20
-"""One (image tokens, C) activation of a piece on a CPU: 2 images of SAM's size in fp32, 4 in bf16, 8 or 16 of
-32x32 tokens. Half of it costs 3 % (more passes over the weights' gradients), twice 8 % (out of the cache)."""
-CUDA_PIECE_BYTES = 256 << 20
-"""The same on a GPU, where launches cost more than memory: 64 images of SAM's size in fp32."""
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepConfig:
-    """``micro_batch`` None: as many images as :data:`CPU_PIECE_BYTES` or :data:`CUDA_PIECE_BYTES` allow."""
+    """``micro_batch`` None: as many images as :func:`piece_size` allows."""
 
     precision: PrecisionName = "fp32"
     compile: bool = False
@@ -91,7 +87,7 @@ class TrainStep:
         self._runner = PieceRunner(flat_KL.device, compile=config.compile)
         self._workers = Workers.of(flat_KL.device)
         self._spare_PL = flat_KL.new_zeros(0, flat_KL.shape[1])
-        self._recorded: RecordedPiece | None = None
+        self._recorder = Recorder(self._runner.run, stack.layout)
 
     @property
     def compile_note(self) -> str:
@@ -113,7 +109,7 @@ class TrainStep:
         share_KB = weight_KB / total_K[:, None]
         if self._runner.untried and chosen:
             real, piece = next(self._pieces(batch, share_KB, chosen))
-            self._runner.settle(self._params(real, piece), piece)
+            self._runner.settle(self._stack.layout.views(self._rows_of(real, piece)), piece)
         if self._grads_KL.device.type == "cuda":
             losses = self._learn_together(batch, share_KB, chosen)
         elif self._workers.n == 1 or self._runner.compiled:
@@ -128,11 +124,7 @@ class TrainStep:
         """On a GPU: many decoders a piece, and a piece is one recorded launch."""
         losses: dict[int, Tensor] = {}
         for real, piece in self._pieces(batch, share_KB, chosen):
-            weights_DL = self._rows_of(real, piece)
-            if self._recorded is None or not self._recorded.fits(weights_DL, piece):
-                self._recorded = None  # what it held goes before the next one takes as much
-                self._recorded = RecordedPiece(self._runner.run, self._stack.layout, weights_DL, piece)
-            loss_D, grads_DL = self._recorded.run(weights_DL, piece)
+            loss_D, grads_DL = self._recorder.run(self._rows_of(real, piece), piece)
             for n, k in enumerate(real):
                 if k in losses:
                     self._grads_KL[k] += grads_DL[n]
@@ -191,9 +183,8 @@ class TrainStep:
     ) -> Iterator[tuple[list[int], Piece]]:
         """Decoders and the data of their piece, images outermost so that a shared image is prepared once."""
         micro_batch, k_chunk = self._piece_size(batch)
-        on_cpu = self._stack.flat_KL.device.type == "cpu"
-        fused = k_chunk == 1 and on_cpu and not self._runner.compiled
-        for rows, part_KB in _image_pieces(share_KB, micro_batch):
+        fused = k_chunk == 1 and self._weights_KL.device.type == "cpu" and not self._runner.compiled
+        for rows, part_KB in image_pieces(share_KB, micro_batch):
             weighing = [k for k in chosen if part_KB[k].any()]
             shared = self._image(batch, slice(0, 1), rows) if batch.features_GBNC.shape[0] == 1 else None
             grid = self._stack.constants.grid
@@ -225,18 +216,8 @@ class TrainStep:
         return self._stack.constants.image(batch.features_GBNC[groups, rows], self._weights_KL.dtype)
 
     def _piece_size(self, batch: StackBatch) -> tuple[int, int]:
-        """(images, decoders) of a piece. On a CPU one decoder: its fused kernels take one set of weights."""
-        n_decoders, n_images = batch.weight_KB.shape
-        device = batch.features_GBNC.device
-        on_cpu = device.type == "cpu"
-        limit = CPU_PIECE_BYTES if on_cpu else _cuda_piece_bytes(device)
-        most = max(1, limit // (batch.features_GBNC[0, 0].numel() * self._weights_KL.element_size()))
-        images = min(n_images, self._config.micro_batch or most)
-        return images, 1 if on_cpu else max(1, min(n_decoders, most // images))
-
-    def _params(self, real: list[int], piece: Piece) -> dict[str, Tensor]:
-        """The weights of a piece's decoders."""
-        return self._stack.layout.views(self._rows_of(real, piece))
+        n_bytes = batch.features_GBNC[0, 0].numel() * self._weights_KL.element_size()
+        return piece_size(n_bytes, batch.weight_KB.shape, self._weights_KL.device, self._config.micro_batch)
 
     def _rows_of(self, real: list[int], piece: Piece) -> Tensor:
         """(D, L), a view where the decoders are neighbours."""
@@ -248,7 +229,7 @@ class TrainStep:
         self, real: list[int], piece: Piece, rows: Mapping[int, Tensor], losses: dict[int, Tensor]
     ) -> None:
         """Run a piece; its gradients and losses become those of its real decoders, or are added to them."""
-        loss_of_piece_K, grads = self._runner.run(self._params(real, piece), piece)
+        loss_of_piece_K, grads = self._runner.run(self._stack.layout.views(self._rows_of(real, piece)), piece)
         for n, k in enumerate(real):
             sums = self._stack.layout.views(rows[k][None])
             found = [grads[name][n : n + 1] for name in sums]
@@ -316,18 +297,3 @@ class TrainStep:
         """Put :meth:`state_dict`'s result back."""
         self._optimiser.load(k, state)
         self._scale.load(k, state["loss_scale"])
-
-
-def _cuda_piece_bytes(device: torch.device) -> int:
-    """Less on small GPUs: activations are some fifty times as large."""
-    return min(CUDA_PIECE_BYTES, torch.cuda.get_device_properties(device).total_memory // 200)
-
-
-def _image_pieces(share_KB: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
-    """Rows of equally large pieces and their shares; what the last piece repeats weighs 0."""
-    n_images = share_KB.shape[1]
-    for first in range(0, n_images, size):
-        start = min(first, n_images - size)
-        part_KB = share_KB[:, start : start + size].clone()
-        part_KB[:, : first - start] = 0
-        yield slice(start, start + size), part_KB
