@@ -24,7 +24,8 @@ from lungfast.records import Bool, Float32, Int64, PromptSource, PromptTokens, R
 class StackBatch:
     """A batch on the device; G is 1 where all share the images, else K.
 
-    ``weight_KB`` is 0 on the padding rows of a ragged batch; a decoder's loss is sum(w*l) / sum(w).
+    ``weight_KB``, which the step plans by, stays on the CPU. It is 0 on the padding rows of a ragged batch;
+    a decoder's loss is sum(w*l) / sum(w).
     ``valid_GBhw`` is False on padded area, ``token_mask_KBIP`` False on padded prompt tokens.
     """
 
@@ -134,7 +135,7 @@ class BatchMaker:
             valid_GBhw=_move(rows.valid_GBhw, device),
             tokens_KBIPC=_move(prompts.tokens_BIPC, device),
             token_mask_KBIP=_move(prompts.mask_BIP, device),
-            weight_KB=_move(batch.weight_KB, device),
+            weight_KB=torch.from_numpy(batch.weight_KB),
         )
 
     def _prompts(self, batch: BatchRows, epoch: int | None) -> PromptTokens:
