@@ -21,6 +21,7 @@ from lungfast.frozen import cache_format as fmt
 from lungfast.frozen.cache_format import Completion, Features, Fingerprint
 from lungfast.frozen.cache_objects import Objects, is_temporary, open_objects
 from lungfast.frozen.cache_zarr import read_masks
+from lungfast.frozen.mask_summary import MaskSummary
 from lungfast.geometry import Frame, unpack_mask
 from lungfast.records import Bool, EncoderSpec, ImageRecord, Int64, UInt8
 
@@ -166,6 +167,14 @@ class EmbeddingCache:
     def mask(self, image: int, structure: str | None = None) -> Bool:
         """(H, W) at native size."""
         return unpack_mask(self.packed_mask(image, structure), self.images[image].native_size[1])
+
+    def summary(self, image: int) -> MaskSummary:
+        """What prompts need of the image's masks; CacheError where it is damaged."""
+        key = fmt.summary_key(self.row_of_image(image))
+        try:
+            return MaskSummary.from_bytes(self._objects.get(key) or b"")
+        except ValueError as error:
+            raise self._damaged(key, str(error)) from error
 
     def preview(self, image: int) -> UInt8:
         """(S, S) grey at the encoder's input geometry, padding 0."""

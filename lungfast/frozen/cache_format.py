@@ -5,6 +5,7 @@
     targets/c.R.0.0      row R: (h, ceil(w/8)) bits packed as numpy.packbits, uncompressed
     previews/c.R.0.0     row R: (S, S) grey at the encoder's input geometry (absent without pixels)
     masks/R/             a Zarr array (structures, H, ceil(W/8)) of packed bits, compressed
+    summaries/R.bin      what prompts need of row R's masks (mask_summary.py)
     marks/R.json         what is known of row R's image; a row counts by this object alone
     blobs/NAME           bytes that travel with the cache (SAM's prompt encoder and initial decoder)
     complete.json        the manifest, every mark, the blobs' hashes; written last
@@ -28,11 +29,11 @@ from lungfast.records import EncoderSpec, Float16, Float32, ImageRecord, ResizeR
 
 T = TypeVar("T")
 
-FORMAT = 1
+FORMAT = 2
 ROOT, COMPLETE = "zarr.json", "complete.json"
 PREVIEW_SIZE = 512
-_ROW_OF_KEY = re.compile(r"(?:(?:features|targets|previews)/c\.|masks/)(\d+)[./]")
-_OURS = re.compile(r"zarr\.json|complete\.json|(features|targets|previews|masks|marks|blobs)/.*")
+_ROW_OF_KEY = re.compile(r"(?:(?:features|targets|previews)/c\.|masks/|summaries/)(\d+)[./]")
+_OURS = re.compile(r"zarr\.json|complete\.json|(features|targets|previews|masks|summaries|marks|blobs)/.*")
 
 Features = Float16 | Float32
 
@@ -263,6 +264,10 @@ def _read(read: Callable[[Any], T], content: Any, where: str) -> T:
 
 def row_key(array: Literal["features", "targets", "previews"], row: int) -> str:
     return f"{array}/c.{row}.0.0.0" if array == "features" else f"{array}/c.{row}.0.0"
+
+
+def summary_key(row: int) -> str:
+    return f"summaries/{row}.bin"
 
 
 def mark_key(row: int) -> str:

@@ -1,8 +1,9 @@
 """A cache as one portable HDF5 file, and back, byte for byte.
 
 Comes in: a complete cache, or a file that :func:`export_hdf5` wrote. Goes out: the other. The arrays are
-plain datasets with one chunk a row and a checksum each (``features``, ``targets``, ``previews``, ``masks/R``,
-``blobs/NAME``); ``complete.json`` holds every string and setting. Both directions are whole or absent.
+plain datasets with one chunk a row and a checksum each (``features``, ``targets``, ``previews``,
+``masks/R``), then ``summaries/R`` and ``blobs/NAME``; ``complete.json`` holds every string and setting.
+Both directions are whole or absent.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from lungfast.files import disk_error
 from lungfast.frozen import cache_format as fmt
 from lungfast.frozen.cache import EmbeddingCache
 from lungfast.frozen.cache_format import Completion, Mark
-from lungfast.frozen.cache_writer import CacheWriter, PreparedRow
+from lungfast.frozen.cache_prepared import PreparedRow
+from lungfast.frozen.cache_writer import CacheWriter
+from lungfast.frozen.mask_summary import MaskSummary
 from lungfast.geometry import pack_mask
 
 if TYPE_CHECKING:
@@ -73,6 +76,7 @@ def _write(file: h5py.File, cache: EmbeddingCache, progress: Progress | None) ->
         if manifest.pixels:
             file["previews"][row] = cache.preview(image)
         packed_SHX = np.stack([cache.packed_mask(image, name) for name in mark.image.structures])
+        file[f"summaries/{row}"] = np.frombuffer(cache.summary(image).to_bytes(), np.uint8)
         file.create_dataset(f"masks/{row}", data=packed_SHX, compression="gzip", fletcher32=True)
         if progress:
             progress(1)
@@ -122,6 +126,7 @@ def _read_row(file: h5py.File, mark: Mark, writer: CacheWriter) -> None:
         target_hX=file["targets"][row],
         preview_SS=file["previews"][row] if "previews" in file else None,
         packed=dict(zip(mark.image.structures, packed_SHX, strict=True)),
+        summary=MaskSummary.from_bytes(file[f"summaries/{row}"][()].tobytes()),
     )
     writer.put(prepared, file["features"][row])
 

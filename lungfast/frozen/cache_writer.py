@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,33 +17,9 @@ from lungfast.errors import CacheError
 from lungfast.frozen import cache_format as fmt
 from lungfast.frozen.cache_format import Completion, Features, Fingerprint, Manifest, Mark
 from lungfast.frozen.cache_objects import Objects, is_temporary, open_objects
-from lungfast.frozen.cache_zarr import mask_objects, skeleton
-from lungfast.geometry import Frame, pack_mask, resize_image
-from lungfast.records import EncoderSpec, ImageRecord, Sample, UInt8
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PreparedRow:
-    """All of a row but its features, in stored form; ``masks`` are objects by key."""
-
-    image: ImageRecord
-    target_hX: UInt8
-    preview_SS: UInt8 | None
-    masks: Mapping[str, bytes]
-    mask_sha256: tuple[str, ...]
-
-    @classmethod
-    def of(
-        cls, image: ImageRecord, *, target_hX: UInt8, preview_SS: UInt8 | None, packed: Mapping[str, UInt8]
-    ) -> PreparedRow:
-        """``packed`` are the image's structures (H, ceil(W/8)), as :func:`pack_mask` makes them."""
-        return cls(
-            image=image,
-            target_hX=target_hX,
-            preview_SS=preview_SS,
-            masks=mask_objects(image.rows[0], np.stack([packed[name] for name in image.structures])),
-            mask_sha256=tuple(fmt.mask_hash(packed[name], image.native_size) for name in image.structures),
-        )
+from lungfast.frozen.cache_prepared import PreparedRow, make_preview
+from lungfast.frozen.cache_zarr import skeleton
+from lungfast.records import EncoderSpec, Sample, UInt8
 
 
 class CacheWriter:
@@ -158,31 +133,9 @@ class CacheWriter:
 
         ``preview_SS`` None: made from the sample.
         """
-        spec, native_size = self._manifest.spec, sample.native_size
-        frame = Frame.of(native_size, spec.input_size, spec.resize)
-        if not sample.masks:
-            raise CacheError(f"{sample.id} has no mask", expected="at least one structure")
-        union_HW = np.logical_or.reduce([np.asarray(mask, bool) for mask in sample.masks.values()])
-        packed = {name: pack_mask(mask_HW) for name, mask_HW in sample.masks.items()}
         if self._manifest.pixels and preview_SS is None:
-            preview_SS = make_preview(sample.image_HW, spec)
-        image = ImageRecord(
-            id=sample.id,
-            native_size=native_size,
-            structures=tuple(packed),
-            patient=sample.patient,
-            source=sample.source,
-            content_sha256=sample.content_sha256,
-            label=sample.label,
-            spacing_mm=sample.spacing_mm,
-            rows=(index,),
-        )
-        return PreparedRow.of(
-            image,
-            target_hX=pack_mask(frame.target_hw(union_HW, spec.low_size)),
-            preview_SS=preview_SS,
-            packed=packed,
-        )
+            preview_SS = make_preview(sample.image_HW, self._manifest.spec)
+        return PreparedRow.of_sample(index, sample, self._manifest.spec, preview_SS)
 
     def put(self, prepared: PreparedRow, features_NC: Features) -> None:
         """Store a row; it counts once its mark stands.
@@ -201,6 +154,7 @@ class CacheWriter:
             put(fmt.row_key("previews", row), _checked_bytes(prepared.preview_SS, (side, side), "preview"))
         for key, content in prepared.masks.items():
             put(key, content)
+        put(fmt.summary_key(row), prepared.summary.to_bytes())
         put(fmt.mark_key(row), fmt.to_json(mark.as_dict()))
         self._remember(mark)
 
@@ -249,16 +203,6 @@ class CacheWriter:
         completion = Completion.of(self._manifest, self._marks.values(), blobs)
         self._objects.put(fmt.COMPLETE, fmt.to_json(completion.as_dict()))
         self._completion = completion
-
-
-def make_preview(image_HW: UInt8, spec: EncoderSpec) -> UInt8:
-    """(S, S) grey at the encoder's input geometry, S = min(512, input size); padding is 0."""
-    side = min(fmt.PREVIEW_SIZE, spec.input_size)
-    native_size = (int(image_HW.shape[0]), int(image_HW.shape[1]))
-    height, width = Frame.of(native_size, side, spec.resize).resized_size
-    preview_SS = np.zeros((side, side), np.uint8)
-    preview_SS[:height, :width] = resize_image(image_HW, (height, width))
-    return preview_SS
 
 
 def _checked_bytes(array: Features | UInt8, shape: tuple[int, ...], name: str) -> bytes:

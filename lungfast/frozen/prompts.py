@@ -16,8 +16,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from lungfast.errors import DataError, UsageError
+from lungfast.frozen.mask_summary import MaskSummary
 from lungfast.frozen.priors import (
-    MaskSummary,
     Placement,
     Prior,
     fold_averages,

@@ -18,7 +18,8 @@ import torch
 
 from lungfast.errors import DataError, LungfastError
 from lungfast.frozen.cache import Fingerprint
-from lungfast.frozen.cache_writer import CacheWriter, PreparedRow
+from lungfast.frozen.cache_prepared import PreparedRow
+from lungfast.frozen.cache_writer import CacheWriter
 from lungfast.frozen.encoders import Encoder
 from lungfast.records import Float32, Listing, SampleRef, UInt8
 from lungfast.studies.ahead import in_batches, work_ahead

@@ -22,7 +22,7 @@ from lungfast.errors import CheckpointError, LungfastError, RunError, UsageError
 from lungfast.files import file_sha256
 from lungfast.frozen.checkpoints import find_checkpoint, read_head
 from lungfast.frozen.encoders import Encoder, load_encoder
-from lungfast.frozen.priors import MaskSummary
+from lungfast.frozen.mask_summary import MaskSummary
 from lungfast.frozen.prompt_encoder import FrozenPromptEncoder
 from lungfast.frozen.prompts import CachePrompts, PromptConfig, PromptImages
 from lungfast.geometry import Frame

@@ -19,7 +19,7 @@ from lungfast.data.perturbations import PERTURBATIONS, Perturbation
 from lungfast.errors import UsageError
 from lungfast.files import file_sha256, write_json
 from lungfast.frozen.encoders import Encoder
-from lungfast.frozen.priors import summarise_mask
+from lungfast.frozen.mask_summary import summarise_mask
 from lungfast.geometry import area_average, pack_mask
 from lungfast.records import Bool, Float32, Float64, Int64, Split, UInt8
 from lungfast.runs import ANSWER, SCHEMA, provenance

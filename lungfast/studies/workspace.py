@@ -7,7 +7,6 @@ any states, and scores of any decoder on any images.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
 import numpy as np
@@ -18,7 +17,6 @@ from lungfast.compute import cpu_count
 from lungfast.errors import UsageError
 from lungfast.frozen.cache import EmbeddingCache
 from lungfast.frozen.checkpoints import Head, read_head
-from lungfast.frozen.priors import MaskSummary, summarise_mask
 from lungfast.frozen.prompt_encoder import FrozenPromptEncoder
 from lungfast.frozen.prompts import CachePrompts, PromptConfig, PromptImages
 from lungfast.frozen.rows import ResidentRows, fits, open_rows
@@ -85,25 +83,19 @@ class Workspace:
 
     @cached_property
     def prompt_images(self) -> PromptImages:
-        """What prompts need of every image; the mask summaries take 50 ms each at 4020x4892, once a run."""
+        """What prompts need of every image."""
         images = range(len(self.cache.images))
-        with ThreadPoolExecutor(cpu_count()) as pool:
-            summaries = list(pool.map(self._summary, images))
         return PromptImages(
             ids=[record.id for record in self.cache.images],
             frames=[self.cache.frame(image) for image in images],
             image_of_row=self._image_of_row(),
-            summaries=summaries,
+            summaries=[self.cache.summary(image) for image in images],
         )
 
     def _image_of_row(self) -> Int64:
         image_of_row = np.full(self.cache.n_rows, -1, np.int64)
         image_of_row[self.rows_of(np.arange(len(self.cache.images)))] = np.arange(len(self.cache.images))
         return image_of_row
-
-    def _summary(self, image: int) -> MaskSummary:
-        names = self.cache.images[image].structures
-        return summarise_mask({name: self.cache.mask(image, name) for name in names})
 
     def rows_of(self, images: Int64) -> Int64:
         """Rows of the unaltered view of some images."""

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from lungfast.errors import CacheError, UsageError
 from lungfast.frozen.cache import EmbeddingCache, Fingerprint
 from lungfast.frozen.cache_objects import open_objects
-from lungfast.frozen.cache_writer import CacheWriter, make_preview
+from lungfast.frozen.cache_prepared import make_preview
+from lungfast.frozen.cache_writer import CacheWriter
+from lungfast.frozen.mask_summary import summarise_mask
 from lungfast.geometry import Frame
 from lungfast.records import Sample
 from tests.frozen.cachekit import FINGERPRINT, HEAD, SPEC, features, make, sample, tree
@@ -49,6 +51,7 @@ def test_everything_comes_back(url: str) -> None:
         np.testing.assert_array_equal(cache.packed_mask(image), np.packbits(union_HW, axis=1))
         for name, mask_HW in made.masks.items():
             np.testing.assert_array_equal(cache.mask(image, name), mask_HW)
+        assert cache.summary(image).to_bytes() == summarise_mask(made.masks).to_bytes()
         frame = Frame.of(made.native_size, SPEC.input_size, SPEC.resize)
         assert cache.frame(image) == frame
         np.testing.assert_array_equal(cache.targets([index])[0], frame.target_hw(union_HW, SPEC.low_size))
@@ -197,9 +200,9 @@ def test_a_cache_of_a_later_format_says_so(tmp_path: Path) -> None:
     url = make(f"{tmp_path}/m.zarr")
     for name in ("complete.json", "zarr.json"):
         path = tmp_path / "m.zarr" / name
-        path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+        path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
     for opening in (lambda: EmbeddingCache.open(url), lambda: make(url)):
-        with pytest.raises(CacheError, match="another format; found 2; expected 1 -> update lungfast"):
+        with pytest.raises(CacheError, match="another format; found 3; expected 2 -> update lungfast"):
             opening()
     with CacheWriter.open(url, spec=SPEC, fingerprint=FINGERPRINT, n_images=5, overwrite=True) as writer:
         assert not writer.done
@@ -213,6 +216,7 @@ def test_a_cache_of_a_later_format_says_so(tmp_path: Path) -> None:
         ("previews/c.1.0.0", lambda cache: cache.preview(1)),
         ("masks/1/c.1.0.0", lambda cache: cache.packed_mask(1)),
         ("masks/1/zarr.json", lambda cache: cache.packed_mask(1)),
+        ("summaries/1.bin", lambda cache: cache.summary(1)),
         ("blobs/head.safetensors", lambda cache: cache.blob("head.safetensors")),
     ],
 )
@@ -252,7 +256,7 @@ OTHER = {
     "dataset_listing": "ab",
     "encoder": "vit_b", "weights_sha256": "00", "input_size": 64, "resize": "squash",
     "pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (1.0, 1.0, 1.0), "dtype": "float32",
-    "compute_dtype": "bfloat16", "device_class": "cuda", "format": 2, "data_sha256": "11",
+    "compute_dtype": "bfloat16", "device_class": "cuda", "format": 1, "data_sha256": "11",
 }  # fmt: skip
 
 

@@ -120,6 +120,11 @@ def another_mask(path: Path) -> None:
         file["masks/1"][0, 0, 0] ^= 1
 
 
+def another_summary(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file["summaries/1"][-5] ^= 1
+
+
 def flipped_feature(path: Path) -> None:
     content = path.read_bytes()
     wanted = features(3).astype(np.float16).tobytes()
@@ -139,6 +144,7 @@ def flipped_feature(path: Path) -> None:
         (without_features, "damaged or no HDF5 file"),
         (another_blob, "blob head.safetensors has another hash"),
         (another_mask, "found other data"),
+        (another_summary, "no summary of masks"),
         (flipped_feature, "damaged or no HDF5 file"),
     ],
 )

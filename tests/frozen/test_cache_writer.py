@@ -14,7 +14,8 @@ import zarr
 from lungfast import files
 from lungfast.errors import CacheError, LungfastError
 from lungfast.frozen.cache import EmbeddingCache
-from lungfast.frozen.cache_writer import CacheWriter, make_preview
+from lungfast.frozen.cache_prepared import make_preview
+from lungfast.frozen.cache_writer import CacheWriter
 from tests.frozen.cachekit import FINGERPRINT, INDICES, SPEC, features, fill, make, opened, sample, tree
 
 

@@ -10,39 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from lungfast.frozen.mask_summary import MaskSummary, average_mask, summarise_mask
 from lungfast.frozen.priors import (
-    MaskSummary,
     Placement,
     Prior,
-    _box_near,
-    average_mask,
     fold_averages,
     lung_averages,
     negative_points,
     prior_box,
     prior_points,
-    summarise_mask,
 )
-from lungfast.geometry import tight_box
 from lungfast.records import Bool, Float32, Float64
-
-# normalised ellipses: centre x, centre y, half width, half height; what is left in the image comes first
-LEFT, RIGHT = (0.3, 0.45, 0.12, 0.28), (0.7, 0.45, 0.12, 0.28)
-SIZES = [(400, 300), (300, 400), (350, 350), (401, 333)]
-
-
-def ellipse(size: tuple[int, int], shape: tuple[float, float, float, float]) -> Bool:
-    y, x = (np.arange(size[0])[:, None] + 0.5) / size[0], (np.arange(size[1])[None] + 0.5) / size[1]
-    return ((x - shape[0]) / shape[2]) ** 2 + ((y - shape[1]) / shape[3]) ** 2 < 1
-
-
-def two(size: tuple[int, int]) -> dict[str, Bool]:
-    # named as a radiologist does: the patient's left lung is right in the image
-    return {"left": ellipse(size, RIGHT), "right": ellipse(size, LEFT)}
-
-
-def union(size: tuple[int, int]) -> dict[str, Bool]:
-    return {"lungs": ellipse(size, LEFT) | ellipse(size, RIGHT)}
+from tests.frozen.maskkit import LEFT, RIGHT, SIZES, ellipse, two, union
 
 
 def inside(average_hw: Float32, points_N2: Float64, level: float) -> Bool:
@@ -63,61 +42,6 @@ def test_mixed_frames_average_to_one_anatomy(make: object) -> None:
         assert prior_points(lung_hw, 1)[0] == pytest.approx(shape[:2], abs=0.01)
         expected_4 = [shape[0] - shape[2], shape[1] - shape[3], shape[0] + shape[2], shape[1] + shape[3]]
         assert prior_box(lung_hw) == pytest.approx(expected_4, abs=0.01)
-
-
-def test_average_mask_is_the_mean_of_area_averages() -> None:
-    mask_HW = np.zeros((512, 1024), bool)
-    mask_HW[:, 512:] = True
-    average_hw = average_mask([mask_HW, ~mask_HW, mask_HW])
-    assert average_hw.shape == (256, 256)
-    assert average_hw.dtype == np.float32
-    assert np.allclose(average_hw[:, :128], 1 / 3)
-    assert np.allclose(average_hw[:, 128:], 2 / 3)
-
-
-@pytest.mark.parametrize("make", [two, union])
-@pytest.mark.parametrize("size", SIZES)
-def test_boxes_are_tight_and_left_to_right(make: object, size: tuple[int, int]) -> None:
-    summary = summarise_mask(make(size))  # type: ignore[operator]
-    for box_4, shape in zip(summary.boxes_S4, (LEFT, RIGHT), strict=True):
-        assert np.array_equal(box_4, tight_box(ellipse(size, shape)))  # type: ignore[arg-type]
-    assert np.array_equal(summary.whole_4, tight_box(union(size)["lungs"]))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("make", [two, union])
-def test_stray_blobs_do_not_widen_boxes(make: object) -> None:
-    clean, dirty = make((400, 300)), make((400, 300))  # type: ignore[operator]
-    next(iter(dirty.values()))[390:395, 2:6] = True
-    assert np.array_equal(summarise_mask(clean).boxes_S4, summarise_mask(dirty).boxes_S4)
-
-
-@given(
-    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
-    share=st.sampled_from([0.02, 0.3]),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_a_box_is_that_of_all_pixels_in_its_cells(size, share, seed) -> None:
-    """Specks and holes, cells of less than a pixel too; the twin opens every pixel."""
-    rng = np.random.default_rng(seed)
-    mask_HW, near_hw = rng.random(size) < share, rng.random((16, 16)) < 0.2
-    rows, columns = (((np.arange(n) + 0.5) / n * 16).astype(int) for n in size)
-    expected = tight_box(mask_HW & near_hw[rows[:, None], columns])
-    found = _box_near(mask_HW, near_hw.astype(np.float32))
-    assert (found is None) == (expected is None)
-    assert expected is None or np.array_equal(found, expected)  # type: ignore[arg-type]
-
-
-def test_touching_lungs_give_one_box_and_empty_masks_none() -> None:
-    bridge = union((400, 300))["lungs"]
-    bridge[150:160, 90:210] = True
-    summary = summarise_mask({"lungs": bridge})
-    assert len(summary.boxes_S4) == 1
-    assert np.array_equal(summary.whole_4, tight_box(bridge))  # type: ignore[arg-type]
-    empty = summarise_mask({"lungs": np.zeros((40, 30), bool)})
-    assert empty.boxes_S4.shape == (0, 4)
-    assert empty.whole_4.tolist() == [0, 0, 1, 1]
-    one = summarise_mask({"left": ellipse((400, 300), LEFT), "right": np.zeros((400, 300), bool)})
-    assert len(one.boxes_S4) == 1
 
 
 def test_touching_lungs_are_parted_by_a_higher_level() -> None:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from lungfast.errors import DataError, UsageError
 from lungfast.frozen.checkpoints import head_bytes, read_head
+from lungfast.frozen.mask_summary import summarise_mask
 from lungfast.frozen.nano import read_nano, sam_head_modules
-from lungfast.frozen.priors import Prior, summarise_mask
+from lungfast.frozen.priors import Prior
 from lungfast.frozen.prompt_encoder import FrozenPromptEncoder
 from lungfast.frozen.prompts import CachePrompts, PromptConfig, PromptImages, config_from_dict
 from lungfast.geometry import Frame
