@@ -106,14 +106,20 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def head_bytes(state: Mapping[str, Tensor]) -> bytes:
-    """safetensors bytes of the float32 ``prompt_encoder.*`` and ``mask_decoder.*`` tensors of ``state``."""
+    """safetensors bytes of the float32 ``prompt_encoder.*`` and ``mask_decoder.*`` tensors of ``state``.
+
+    CheckpointError where they are not segment-anything's by name and shape.
+    """
     from safetensors.torch import save
 
-    return save({k: v.detach().cpu().float().clone() for k, v in state.items() if k.startswith(_HEAD_ROOMS)})
+    head = {k: v.detach().cpu().float().clone() for k, v in state.items() if k.startswith(_HEAD_ROOMS)}
+    shapes = {k: v for k, v in _sam_shapes("vit_b").items() if k.startswith(_HEAD_ROOMS)}
+    _check_shapes(head, shapes, "the head is not that of SAM")
+    return save(head)
 
 
 def read_head(content: bytes) -> Head:
-    """The inverse of :func:`head_bytes`, checked against segment-anything's names and shapes."""
+    """The inverse of :func:`head_bytes`, which has checked it: segment-anything takes 3 s to import."""
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -122,8 +128,6 @@ def read_head(content: bytes) -> Head:
         state = load(content)
     except (SafetensorError, ValueError) as error:
         raise CheckpointError("the stored SAM head is not safetensors", found=str(error)) from None
-    shapes = {k: v for k, v in _sam_shapes("vit_b").items() if k.startswith(_HEAD_ROOMS)}
-    _check_shapes(state, shapes, "the stored head is not that of SAM")
     prompts, decoder = (
         {k.removeprefix(room): v.to(torch.float32) for k, v in state.items() if k.startswith(room)}
         for room in _HEAD_ROOMS

@@ -154,7 +154,7 @@ def test_head_is_strict() -> None:
     state = build_nano()
     del state["prompt_encoder.no_mask_embed.weight"]
     with pytest.raises(CheckpointError, match=r"1 missing \(prompt_encoder.no_mask_embed.weight\)"):
-        read_head(head_bytes(state))
+        head_bytes(state)
     with pytest.raises(CheckpointError, match="not safetensors"):
         read_head(b"nonsense")
 
