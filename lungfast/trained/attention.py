@@ -27,7 +27,7 @@ Padded prompt tokens are masked as keys (self-attention, image -> token); as que
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -167,29 +167,30 @@ def self_attention(params: Params, qk_KRTC: Tensor, value_KRTC: Tensor, key_bias
     return linear(out, params["out_proj.weight"], params["out_proj.bias"])
 
 
-def token_to_image(params: Params, query_KRTC: Tensor, image: ImageTokens) -> Tensor:
-    """Tokens attend to the image: (K, R, T, C)."""
+def token_to_image(params: Params, query_KRTC: Tensor, image: ImageTokens) -> tuple[Tensor, ImageTokens]:
+    """Tokens attend to the image: (K, R, T, C), and the image for whoever reads it next (see fused.py)."""
     q = linear(query_KRTC, params["q_proj.weight"], params["q_proj.bias"])
     q = _heads(q * (q.shape[-1] // HEADS) ** -0.5)
     if query_KRTC.shape[2] < ABSORB_BELOW:
-        out = _absorbed_to_image(params, q, image)
+        out, image = _absorbed_to_image(params, q, image)
     else:
         out = _stock_to_image(params, q, image)
-    return linear(out, params["out_proj.weight"], params["out_proj.bias"])
+    return linear(out, params["out_proj.weight"], params["out_proj.bias"]), image
 
 
-def _absorbed_to_image(params: Params, q_KRhTd: Tensor, image: ImageTokens) -> Tensor:
+def _absorbed_to_image(params: Params, q_KRhTd: Tensor, image: ImageTokens) -> tuple[Tensor, ImageTokens]:
     *_, h, t, _ = q_KRhTd.shape
     columns = _per_head(q_KRhTd, _rows_per_head(params["k_proj.weight"]))
     columns = image.share.gather(columns.flatten(2, 3))
     if image.fused:
-        seen = attend(columns, image.value_SNC, image.position_SNC)
+        seen, value_SNC = attend(columns, image.value_SNC, image.position_SNC)
+        image = replace(image, value_SNC=value_SNC)
     else:
         logits = torch.bmm(columns, image.position_SNC.transpose(1, 2))
         seen = torch.bmm(torch.softmax(logits, -1), image.value_SNC)
     seen = torch.unflatten(image.share.scatter(seen), 2, (h, t))
     out = _per_head(seen, _rows_per_head(params["v_proj.weight"]).transpose(2, 3))
-    return out.transpose(2, 3).flatten(3) + params["v_proj.bias"][:, None, None]
+    return out.transpose(2, 3).flatten(3) + params["v_proj.bias"][:, None, None], image
 
 
 def _stock_to_image(params: Params, q_KRhTd: Tensor, image: ImageTokens) -> Tensor:

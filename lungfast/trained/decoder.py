@@ -92,7 +92,7 @@ def _transform(params: Params, inputs: Inputs) -> tuple[Tensor, Tensor]:
     # only the mask token's result is used, and a query's result does not depend on the other queries
     used = slice(1 + MASK_TOKEN, 2 + MASK_TOKEN)
     scope = Scope(params, "transformer.final_attn_token_to_image.")
-    attended = token_to_image(scope, (queries + tokens)[:, :, used], image)
+    attended, image = token_to_image(scope, (queries + tokens)[:, :, used], image)
     mask_token = _norm(params, "transformer.norm_final_attn", queries[:, :, used] + attended)
     return mask_token, image.value_SNC.view(k, r, n, c)
 
@@ -123,8 +123,8 @@ def _block(
         queries = queries + self_attention(attention, queries + encoding, queries, bias)
     queries = _norm(params, "norm1", queries)
     cross = Scope(params, "cross_attn_token_to_image.")
-    queries = queries + token_to_image(cross, queries + encoding, image)
-    queries = _norm(params, "norm2", queries)
+    seen, image = token_to_image(cross, queries + encoding, image)
+    queries = _norm(params, "norm2", queries + seen)
     hidden = linear(queries, params["mlp.lin1.weight"], params["mlp.lin1.bias"]).relu()
     queries = queries + linear(hidden, params["mlp.lin2.weight"], params["mlp.lin2.bias"])
     queries = _norm(params, "norm3", queries)

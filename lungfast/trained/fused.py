@@ -19,17 +19,21 @@ from torch import Tensor
 GROUP_BYTES = 2 << 20
 """Image tokens of samples that share an operation: 4 samples of 32x32 tokens in bf16, one of SAM's size. One
 by one, small products run at two thirds of the rate, and the calls cost as much as they do."""
-SLICE_TOKENS = 1024
-"""Image tokens whose 16 pixels of 32 channels are made at once: 1 MB in bf16, 2 MB in fp32."""
+SLICE_BYTES = 2 << 20
+"""16 pixels of 32 channels of the image tokens worked on at once: 1024 tokens in fp32, 2048 in bf16."""
 
 _aten = torch.ops.aten
 
 
 class _Attend(torch.autograd.Function):
-    """softmax over the image of columns · (image + encoding)ᵀ, times the image: (S, X, C)."""
+    """softmax over the image of columns · (image + encoding)ᵀ, times the image: (S, X, C); and the image.
+
+    Whoever reads the image next takes it from here: its gradient then arrives here, and is added to by a
+    product instead of by a pass of its own over (S, N, C).
+    """
 
     @staticmethod
-    def forward(ctx: Any, columns_SXC: Tensor, image_SNC: Tensor, position_SNC: Tensor) -> Tensor:
+    def forward(ctx: Any, columns_SXC: Tensor, image_SNC: Tensor, position_SNC: Tensor) -> Any:
         weights_SXN = image_SNC.new_empty(*columns_SXC.shape[:2], image_SNC.shape[1])
         seen_SXC = torch.empty_like(columns_SXC)
         for s in _groups(image_SNC):
@@ -37,11 +41,12 @@ class _Attend(torch.autograd.Function):
             torch.softmax(logits_GXN, 2, out=weights_SXN[s])
             torch.bmm(weights_SXN[s], image_SNC[s], out=seen_SXC[s])
         ctx.save_for_backward(columns_SXC, image_SNC, position_SNC, weights_SXN)
-        return seen_SXC
+        return seen_SXC, image_SNC.view_as(image_SNC) if ctx.needs_input_grad[1] else None
 
     @staticmethod
-    def backward(ctx: Any, seen_grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         columns, image, position, weights = ctx.saved_tensors
+        seen_grad, total = grads
         columns_grad = torch.empty_like(columns)
         image_grad = torch.empty_like(image) if ctx.needs_input_grad[1] else None
         for s in _groups(image):
@@ -53,15 +58,17 @@ class _Attend(torch.autograd.Function):
                     torch.cat((weights[s], logits_grad), 1),
                     torch.cat((seen_grad[s], columns[s]), 1),
                 )
-                torch.bmm(left.mT, right, out=image_grad[s])
+                torch.baddbmm(total[s], left.mT, right, out=image_grad[s])
         return columns_grad, image_grad, None
 
 
-def attend(columns_SXC: Tensor, image_SNC: Tensor, position_SNC: Tensor) -> Tensor:
-    """Token -> image attention, absorbed. ``position_SNC`` is the image plus a constant; no gradient is
-    returned for it, the image's includes it."""
-    out: Tensor = _Attend.apply(columns_SXC, image_SNC, position_SNC)
-    return out
+def attend(columns_SXC: Tensor, image_SNC: Tensor, position_SNC: Tensor) -> tuple[Tensor, Tensor]:
+    """Token -> image attention, absorbed: what the tokens see (S, X, C), and the image for its next reader.
+
+    ``position_SNC`` is the image plus a constant; no gradient is returned for it, the image's includes it.
+    """
+    seen_SXC, next_SNC = _Attend.apply(columns_SXC, image_SNC, position_SNC)
+    return seen_SXC, image_SNC if next_SNC is None else next_SNC
 
 
 class _Update(torch.autograd.Function):
@@ -147,40 +154,42 @@ class _Pixels(torch.autograd.Function):
     def forward(ctx: Any, image_RNC: Tensor, hyper_RO: Tensor, *weights: Tensor) -> Tensor:
         first, first_bias, norm_weight, norm_bias, second, second_bias = weights
         samples, n, _ = image_RNC.shape
+        first_OC, second_OC = first.T.contiguous(), second.T.contiguous()
         logits_RX = image_RNC.new_empty(samples, 16 * n)
-        lows = image_RNC.new_empty(samples, n, first.shape[1])
-        highs = image_RNC.new_empty(samples, 4 * n, second.shape[1])
-        for r, part in _slices(samples, n):
-            low = torch.addmm(first_bias, image_RNC[r, part], first, out=lows[r, part])
+        lows, highs = [], []
+        for r, part in _slices(image_RNC):
+            low = F.linear(image_RNC[r, part], first_OC, first_bias)
             normed, _, _ = _norm(low, norm_weight, norm_bias)
-            wide = slice(4 * part.start, 4 * part.stop)
-            high = torch.addmm(second_bias, F.gelu(normed), second, out=highs[r, wide])
-            pixels = F.gelu(high.view(-1, hyper_RO.shape[1]))
-            logits_RX[r, 4 * wide.start : 4 * wide.stop] = torch.mv(pixels, hyper_RO[r])
-        ctx.save_for_backward(image_RNC, hyper_RO, *weights, lows, highs)
+            high = F.linear(F.gelu(normed), second_OC, second_bias)
+            pixels = F.gelu(high).view(-1, hyper_RO.shape[1])
+            logits_RX[r, 16 * part.start : 16 * part.stop] = torch.mv(pixels, hyper_RO[r])
+            lows.append(low)
+            highs.append(high)
+        ctx.save_for_backward(image_RNC, hyper_RO, *weights, *lows, *highs)
         return logits_RX
 
     @staticmethod
     def backward(ctx: Any, logits_grad: Tensor) -> tuple[Tensor, ...]:
-        image, hyper, *weights, lows, highs = ctx.saved_tensors
+        image, hyper, *saved = ctx.saved_tensors
+        weights, kept = saved[:6], saved[6:]
         first, _, norm_weight, norm_bias, second, _ = weights
         sums = [torch.zeros_like(w, dtype=_sum_dtype(w)) for w in weights]
         image_grad = torch.empty_like(image)
         hyper_grad = torch.zeros_like(hyper, dtype=_sum_dtype(hyper))
-        for r, part in _slices(*image.shape[:2]):
-            wide = slice(4 * part.start, 4 * part.stop)
-            high = highs[r, wide].view(-1, hyper.shape[1])
-            pixel_grad = logits_grad[r, 4 * wide.start : 4 * wide.stop]
-            hyper_grad[r] += torch.mm(pixel_grad[None], F.gelu(high))[0]
-            high_grad = _aten.gelu_backward(pixel_grad[:, None] * hyper[r], high).view(-1, second.shape[1])
-            normed, mean, rstd = _norm(lows[r, part], norm_weight, norm_bias)
+        slices = _slices(image)
+        for (r, part), low, high in zip(slices, kept[: len(slices)], kept[len(slices) :], strict=True):
+            pixel_grad = logits_grad[r, 16 * part.start : 16 * part.stop]
+            hyper_grad[r] += _of_each_pixel(pixel_grad, F.gelu(high), hyper.shape[1])
+            high_grad = (pixel_grad[:, None] * hyper[r]).view(high.shape)
+            high_grad = _aten.gelu_backward(high_grad, high)
+            normed, mean, rstd = _norm(low, norm_weight, norm_bias)
             sums[4] += torch.mm(F.gelu(normed).T, high_grad)
             sums[5] += high_grad.sum(0)
             normed_grad = _aten.gelu_backward(torch.mm(high_grad, second.T), normed)
-            low = lows[r, part].view(normed.shape)
             low_grad, weight_grad, bias_grad = _aten.native_layer_norm_backward(
-                normed_grad, low, norm_weight.shape, mean, rstd, norm_weight, norm_bias, [True, True, True]
-            )
+                normed_grad, low.view(normed.shape), norm_weight.shape, mean, rstd,
+                norm_weight, norm_bias, [True, True, True],
+            )  # fmt: skip
             sums[2] += weight_grad
             sums[3] += bias_grad
             low_grad = low_grad.view(-1, first.shape[1])
@@ -189,6 +198,17 @@ class _Pixels(torch.autograd.Function):
             torch.mm(low_grad, first.T, out=image_grad[r, part])
         grads = [total.to(w.dtype) for total, w in zip(sums, weights, strict=True)]
         return image_grad, hyper_grad.to(hyper.dtype), *grads
+
+
+def _of_each_pixel(grad_X: Tensor, values: Tensor, channels: int) -> Tensor:
+    """The sum over pixels of a number times its pixel's channels, (channels,).
+
+    ``values`` hold the channels of several pixels in a row: their products with all of the row's numbers, of
+    which the diagonal is wanted, take a sixth of the time of a product with one number a row.
+    """
+    pixels = values.shape[1] // channels
+    products = torch.mm(grad_X.view(-1, pixels).T, values).view(pixels, pixels, channels)
+    return products.diagonal().sum(1)
 
 
 def pixel_logits(image_RNC: Tensor, hyper_RO: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
@@ -213,9 +233,11 @@ def _norm(low: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Te
     return torch.native_layer_norm(low.view(-1, channels), (channels,), weight, bias, 1e-6)
 
 
-def _slices(samples: int, n: int) -> list[tuple[int, slice]]:
-    starts = range(0, n, SLICE_TOKENS)
-    return [(r, slice(start, min(start + SLICE_TOKENS, n))) for r in range(samples) for start in starts]
+def _slices(image_RNC: Tensor) -> list[tuple[int, slice]]:
+    samples, n, _ = image_RNC.shape
+    size = SLICE_BYTES // (16 * 32 * image_RNC.element_size())
+    starts = range(0, n, size)
+    return [(r, slice(start, min(start + size, n))) for r in range(samples) for start in starts]
 
 
 def _sum_dtype(tensor: Tensor) -> torch.dtype:
