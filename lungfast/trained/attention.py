@@ -71,10 +71,10 @@ class Sharing:
     images: int
     prompts: int
 
-    @property
-    def alone(self) -> bool:
+    @classmethod
+    def none(cls, decoders: int, prompts: int) -> Sharing:
         """Every token-side sample has an image of its own (in the second block and after)."""
-        return self.decoders == 1 and self.prompts == 1
+        return cls(groups=decoders, decoders=1, images=prompts, prompts=1)
 
     def gather(self, tokens_KRXC: Tensor) -> Tensor:
         """(K, R, X, C) -> (S, D*J*X, C): the rows that meet one image."""
@@ -107,13 +107,23 @@ class ImageTokens:
 
     value_SNC: Tensor
     position_SNC: Tensor
+    encoding_NC: Tensor
     share: Sharing
     fused: bool
 
     @classmethod
     def of(cls, value_SNC: Tensor, encoding_NC: Tensor, share: Sharing, *, fused: bool) -> ImageTokens:
         position_SNC = (value_SNC.detach() if fused else value_SNC) + encoding_NC
-        return cls(value_SNC=value_SNC, position_SNC=position_SNC, share=share, fused=fused)
+        return cls(
+            value_SNC=value_SNC, position_SNC=position_SNC, encoding_NC=encoding_NC, share=share, fused=fused
+        )
+
+    def after(self, value_KRNC: Tensor) -> ImageTokens:
+        """New values, one image for every prompt of every decoder."""
+        k, r, n, c = value_KRNC.shape
+        return ImageTokens.of(
+            value_KRNC.view(k * r, n, c), self.encoding_NC, Sharing.none(k, r), fused=self.fused
+        )
 
 
 def layer_norm(x_KC: Tensor, weight_KC: Tensor, bias_KC: Tensor, eps: float = 1e-5) -> Tensor:
@@ -216,8 +226,8 @@ def image_to_token(
     image: ImageTokens,
     tokens: tuple[Tensor, Tensor, Tensor],
     norm: tuple[Tensor, Tensor],
-) -> Tensor:
-    """The image attends to the tokens; residual and layer norm included: (K, R, N, C).
+) -> ImageTokens:
+    """The image attends to the tokens; residual and layer norm included. Samples are K*R then.
 
     ``tokens`` are keys (with the prompt's own encoding added), values, and the keys' bias (K, R, T); ``norm``
     are weight and bias (K, C).
@@ -233,7 +243,7 @@ def image_to_token(
     logits = q @ k.transpose(-1, -2) + key_bias_KRT[:, :, None, None]
     out = (torch.softmax(logits, -1) @ v).transpose(2, 3).flatten(3)
     out = linear(out, params["out_proj.weight"], params["out_proj.bias"])
-    return layer_norm(image.share.spread(image.value_SNC) + out, *norm)
+    return image.after(layer_norm(image.share.spread(image.value_SNC) + out, *norm))
 
 
 def _absorbed_to_token(
@@ -241,7 +251,7 @@ def _absorbed_to_token(
     image: ImageTokens,
     tokens: tuple[Tensor, Tensor, Tensor],
     norm: tuple[Tensor, Tensor],
-) -> Tensor:
+) -> ImageTokens:
     k, v, key_bias_KRT = tokens
     decoders, r, h, t, _ = k.shape
     share = image.share
@@ -254,14 +264,14 @@ def _absorbed_to_token(
     if image.fused:
         samples = len(columns)
         rows_SJxC = rows.reshape(samples, -1, h * t, rows.shape[-1])
-        pair = (image.value_SNC, image.position_SNC)
+        sides = (image.value_SNC, image.position_SNC, image.encoding_NC)
         one_norm = (norm[0][0], norm[1][0])
-        out = update(columns, bias_KRhT.reshape(samples, -1), rows_SJxC, pair, one_norm, t)
-        return out.view(decoders, r, *out.shape[1:])
+        value, position = update(columns, bias_KRhT.reshape(samples, -1), rows_SJxC, sides, one_norm, t)
+        return replace(image, value_SNC=value, position_SNC=position, share=Sharing.none(decoders, r))
     # logits lie as (heads, T, N): the softmax over the few tokens then runs along N, in full vectors
     logits = share.scatter(torch.bmm(columns, image.position_SNC.transpose(1, 2)))
     logits = torch.unflatten(logits, 2, (h, t)) + bias_KRhT[..., None]
     attention = torch.softmax(logits, 3).flatten(2, 3).flatten(0, 1)
     rows = rows.reshape(decoders * r, h * t, -1)
     out = torch.baddbmm(share.spread(image.value_SNC).flatten(0, 1), attention.transpose(1, 2), rows)
-    return layer_norm(out.view(decoders, r, *out.shape[1:]), *norm)
+    return image.after(layer_norm(out.view(decoders, r, *out.shape[1:]), *norm))

@@ -39,6 +39,8 @@ from lungfast.trained.workers import Workers
 
 INFERENCE_TOKENS = 16384
 """Image tokens of one pass without gradients: 4 images of SAM's size, 16 of 32x32 tokens."""
+SUM_TOKENS = 1024
+"""Image tokens that are summed with the dense prompt at once: 1 MB in float32, which stays in the cache."""
 _BLOCKS = 2  # of every published SAM decoder
 
 
@@ -83,12 +85,10 @@ def _transform(params: Params, inputs: Inputs) -> tuple[Tensor, Tensor]:
     share = Sharing(groups=groups, decoders=k // groups, images=images, prompts=r // images)
     value = inputs.image_GBNC.reshape(groups * images, n, c)
     image = ImageTokens.of(value, inputs.encoding_NC, share, fused=fused)
-    own = Sharing(groups=k, decoders=1, images=r, prompts=1)
     queries = tokens
     for block in range(_BLOCKS):
         scope = Scope(params, f"transformer.layers.{block}.")
-        queries, image_KRNC = _block(scope, (queries, tokens, bias), image)
-        image = ImageTokens.of(image_KRNC.view(k * r, n, c), inputs.encoding_NC, own, fused=fused)
+        queries, image = _block(scope, (queries, tokens, bias), image)
     # only the mask token's result is used, and a query's result does not depend on the other queries
     used = slice(1 + MASK_TOKEN, 2 + MASK_TOKEN)
     scope = Scope(params, "transformer.final_attn_token_to_image.")
@@ -110,7 +110,7 @@ def _all_tokens(params: Params, inputs: Inputs) -> tuple[Tensor, Tensor]:
 
 def _block(
     params: Params, tokens: tuple[Tensor, Tensor, Tensor], image: ImageTokens
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, ImageTokens]:
     """segment-anything's TwoWayAttentionBlock; the first block takes no positional encoding in step 1.
 
     ``tokens`` are the queries, their encoding (the first tokens) and the key bias.
@@ -279,4 +279,11 @@ class Constants:
 
     def image(self, features_GBNC: Tensor, dtype: torch.dtype) -> Tensor:
         """The embedding with the dense prompt added, summed in the constants' dtype, then rounded once."""
-        return (features_GBNC.to(self.dense_C.dtype) + self.dense_C).to(dtype)
+        if features_GBNC.device.type != "cpu":
+            return (features_GBNC.to(self.dense_C.dtype) + self.dense_C).to(dtype)
+        out_GBNC = torch.empty(features_GBNC.shape, dtype=dtype)
+        channels = features_GBNC.shape[-1]
+        sources = torch.split(features_GBNC.reshape(-1, channels), SUM_TOKENS)
+        for source, out in zip(sources, torch.split(out_GBNC.view(-1, channels), SUM_TOKENS), strict=True):
+            out.copy_(source.to(self.dense_C.dtype) + self.dense_C)
+        return out_GBNC

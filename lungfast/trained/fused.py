@@ -72,16 +72,17 @@ def attend(columns_SXC: Tensor, image_SNC: Tensor, position_SNC: Tensor) -> tupl
 
 
 class _Update(torch.autograd.Function):
-    """norm(image + softmax over the tokens of (columns · positionᵀ + bias), transposed, times rows)."""
+    """norm(image + softmax over the tokens of (columns · positionᵀ + bias), transposed, times rows), and the
+    same with the encoding added."""
 
     @staticmethod
     def forward(
         ctx: Any, tokens: tuple[int, int], columns: Tensor, bias: Tensor, rows: Tensor, *rest: Tensor
-    ) -> Tensor:
-        image, position, weight, shift = rest
+    ) -> tuple[Tensor, Tensor]:
+        image, position, encoding, weight, shift = rest
         n_users, n_tokens = tokens
         samples, n, channels = image.shape
-        out, summed = (image.new_empty(samples, n_users, n, channels) for _ in range(2))
+        out, there, summed = (image.new_empty(samples, n_users, n, channels) for _ in range(3))
         attention = image.new_empty(samples, n_users, columns.shape[1] // n_users, n)
         statistics = []
         for s in _groups(image):
@@ -91,13 +92,16 @@ class _Update(torch.autograd.Function):
                 summed[s, user] = torch.baddbmm(image[s], attention[s, user].mT, rows[s, user])
             normed, mean, rstd = torch.native_layer_norm(summed[s], (channels,), weight, shift, 1e-5)
             out[s] = normed
+            torch.add(normed, encoding, out=there[s])
             statistics += [mean, rstd]
         ctx.save_for_backward(columns, rows, image, position, weight, shift, summed, attention, *statistics)
         ctx.n_tokens = n_tokens
-        return out.flatten(0, 1)
+        there = there.flatten(0, 1)
+        ctx.mark_non_differentiable(there)
+        return out.flatten(0, 1), there
 
     @staticmethod
-    def backward(ctx: Any, out_grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, out_grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         columns, rows, image, position, weight, shift, summed, attention, *statistics = ctx.saved_tensors
         n_users, n = attention.shape[1], attention.shape[3]
         out_grad = out_grad.view(summed.shape)
@@ -126,24 +130,25 @@ class _Update(torch.autograd.Function):
                 total = summed_grad[:, 0] if n_users == 1 else summed_grad.sum(1)
                 torch.baddbmm(total, logits_grad.mT, columns[s], out=image_grad[s])
         grads = (weight_grad.to(weight.dtype), shift_grad.to(shift.dtype))
-        return None, columns_grad, bias_grad, rows_grad, image_grad, None, *grads
+        return None, columns_grad, bias_grad, rows_grad, image_grad, None, None, *grads
 
 
 def update(
     columns_SXC: Tensor,
     bias_SX: Tensor,
     rows_SJxC: Tensor,
-    image: tuple[Tensor, Tensor],
+    image: tuple[Tensor, Tensor, Tensor],
     norm: tuple[Tensor, Tensor],
     n_tokens: int,
-) -> Tensor:
-    """Image -> token attention, absorbed, with residual and layer norm: (S*J, N, C) for J users an image.
+) -> tuple[Tensor, Tensor]:
+    """Image -> token attention, absorbed, with residual and layer norm: (S*J, N, C) for J users an image, and
+    the same plus the encoding.
 
     ``columns_SXC`` holds X = J*heads*T rows, ``rows_SJxC`` the same as (S, J, heads*T, C); ``image`` is the
-    image tokens and the same plus a constant (without gradient, as in :func:`attend`).
+    image tokens, the same plus the encoding (without gradient, as in :func:`attend`), and the encoding.
     """
     counts = (rows_SJxC.shape[1], n_tokens)
-    out: Tensor = _Update.apply(counts, columns_SXC, bias_SX, rows_SJxC, *image, *norm)
+    out: tuple[Tensor, Tensor] = _Update.apply(counts, columns_SXC, bias_SX, rows_SJxC, *image, *norm)
     return out
 
 

@@ -90,7 +90,8 @@ def test_both_directions_equal_segment_anything(kind, n_tokens, fused):
             real = (tokens[i, j][None, :-2], values[i, j][None, :-2])
             out = x + modules[i](q=x + encoding, k=real[0], v=real[1])
             expected = layer_norm(out, norm[0][i][None], norm[1][i][None])
-            torch.testing.assert_close(updated[i, j], expected[0], **TOLERANCE)
+            torch.testing.assert_close(updated.value_SNC[i * r + j], expected[0], **TOLERANCE)
+            torch.testing.assert_close(updated.position_SNC[i * r + j], expected[0] + encoding, **TOLERANCE)
 
 
 @pytest.mark.parametrize("kind", ["one decoder", "two prompts an image", "a grid"])
@@ -106,7 +107,7 @@ def test_absorbed_equals_stock_order_on_the_same_tokens(kind, monkeypatch):
         results.append(
             (
                 token_to_image(params, tokens, side)[0],
-                image_to_token(params, side, (tokens, tokens, mask), norm),
+                image_to_token(params, side, (tokens, tokens, mask), norm).value_SNC,
             )
         )
     for stock, absorbed in zip(*results, strict=True):
@@ -133,7 +134,7 @@ def test_hand_written_gradients_of_the_attentions_equal_autograd(kind):
         def run(tokens, image, weight, bias):
             side = ImageTokens.of(image, encoding, share, fused=fused)
             seen, side = token_to_image(params, tokens, side)
-            return image_to_token(params, side, (seen + tokens, seen, mask), (weight, bias))
+            return image_to_token(params, side, (seen + tokens, seen, mask), (weight, bias)).value_SNC
 
         return run
 
