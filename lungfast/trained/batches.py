@@ -35,10 +35,13 @@ class StackBatch:
     tokens_KBIPC: Tensor
     token_mask_KBIP: Tensor
     weight_KB: Tensor
+    image_GBNC: Tensor | None = None
+    """What the decoder makes of the features (``Constants.image``), where that was done ahead."""
 
     def images(self, part: slice) -> StackBatch:
         """Some of its images."""
-        return StackBatch(**{name: value[:, part] for name, value in vars(self).items()})
+        found = {name: value[:, part] for name, value in vars(self).items() if value is not None}
+        return StackBatch(**found)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -282,8 +282,12 @@ class Constants:
         if features_GBNC.device.type != "cpu":
             return (features_GBNC.to(self.dense_C.dtype) + self.dense_C).to(dtype)
         out_GBNC = torch.empty(features_GBNC.shape, dtype=dtype)
+        self.image_into(features_GBNC, out_GBNC)
+        return out_GBNC
+
+    def image_into(self, features_GBNC: Tensor, out_GBNC: Tensor) -> None:
+        """The same on a CPU, slice by slice; any leading axes."""
         channels = features_GBNC.shape[-1]
         sources = torch.split(features_GBNC.reshape(-1, channels), SUM_TOKENS)
         for source, out in zip(sources, torch.split(out_GBNC.view(-1, channels), SUM_TOKENS), strict=True):
             out.copy_(source.to(self.dense_C.dtype) + self.dense_C)
-        return out_GBNC

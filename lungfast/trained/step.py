@@ -13,7 +13,7 @@ of two.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -105,8 +105,10 @@ class TrainStep:
         total_K = weight_KB.sum(1)
         chosen = [int(k) for k in np.flatnonzero(active_K & (total_K > 0).numpy())]
         if self._weights_KL is not self._stack.flat_KL:
-            self._workers.map(lambda k: self._weights_KL[k].copy_(self._stack.flat_KL[k]), chosen)
+            pairs = [(self._weights_KL[k], self._stack.flat_KL[k]) for k in chosen]
+            self._workers.map(lambda pair: pair[0].copy_(pair[1]), pairs, elementwise=True)
         share_KB = weight_KB / total_K[:, None]
+        batch = self._with_image(batch)
         if self._runner.untried and chosen:
             real, piece = next(self._pieces(batch, share_KB, chosen))
             self._runner.settle(self._stack.layout.views(self._rows_of(real, piece)), piece)
@@ -126,12 +128,8 @@ class TrainStep:
         for real, piece in self._pieces(batch, share_KB, chosen):
             loss_D, grads_DL = self._recorder.run(self._rows_of(real, piece), piece)
             for n, k in enumerate(real):
-                if k in losses:
-                    self._grads_KL[k] += grads_DL[n]
-                    losses[k] += loss_D[n]
-                else:
-                    self._grads_KL[k] = grads_DL[n]
-                    losses[k] = loss_D[n].clone()
+                self._grads_KL[k] = self._grads_KL[k] + grads_DL[n] if k in losses else grads_DL[n]
+                losses[k] = losses[k] + loss_D[n] if k in losses else loss_D[n].clone()
         return losses
 
     def _learn_side_by_side(
@@ -143,15 +141,10 @@ class TrainStep:
         neighbours' bytes as they were.
         """
         even = self._stack.K // self._workers.n * self._workers.n
-        losses: dict[int, Tensor] = {}
-        for found in self._workers.map(
-            lambda k: self._learn(batch, share_KB, {k: self._grads_KL[k]}), [k for k in chosen if k < even]
-        ):
-            losses |= found
-        for k in chosen:
-            if k >= even:
-                losses[k] = self._learn_in_parts(batch, share_KB, k)
-        return losses
+        alone = [k for k in chosen if k < even]
+        found = self._workers.map(lambda k: self._learn(batch, share_KB, {k: self._grads_KL[k]})[k], alone)
+        losses = dict(zip(alone, found, strict=True))
+        return losses | {k: self._learn_in_parts(batch, share_KB, k) for k in chosen if k >= even}
 
     def _learn_in_parts(self, batch: StackBatch, share_KB: Tensor, k: int) -> Tensor:
         """One decoder, a part of the images to each worker; the parts' sums are added in order."""
@@ -171,8 +164,13 @@ class TrainStep:
     def _learn(self, batch: StackBatch, share_KB: Tensor, grads: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """Fill the rows ``grads`` of some decoders with the gradient of all pieces; returns their losses."""
         losses: dict[int, Tensor] = {}
-        for decoders, piece in self._pieces(batch, share_KB, list(grads)):
-            self._add(decoders, piece, grads, losses)
+        for real, piece in self._pieces(batch, share_KB, list(grads)):
+            loss_D, found = self._runner.run(self._stack.layout.views(self._rows_of(real, piece)), piece)
+            for n, k in enumerate(real):
+                sums = self._stack.layout.views(grads[k][None])
+                into = torch._foreach_add_ if k in losses else torch._foreach_copy_
+                into(list(sums.values()), [found[name][n : n + 1] for name in sums])
+                losses[k] = losses[k] + loss_D[n] if k in losses else loss_D[n].clone()
         for k in grads.keys() - losses.keys():  # none of these images weighs anything
             grads[k].zero_()
             losses[k] = share_KB.new_zeros(())
@@ -182,8 +180,10 @@ class TrainStep:
         self, batch: StackBatch, share_KB: Tensor, chosen: Sequence[int]
     ) -> Iterator[tuple[list[int], Piece]]:
         """Decoders and the data of their piece, images outermost so that a shared image is prepared once."""
-        micro_batch, k_chunk = self._piece_size(batch)
-        fused = k_chunk == 1 and self._weights_KL.device.type == "cpu" and not self._runner.compiled
+        device, most = self._weights_KL.device, self._config.micro_batch
+        n_bytes = batch.features_GBNC[0, 0].numel() * self._weights_KL.element_size()
+        micro_batch, k_chunk = piece_size(n_bytes, batch.weight_KB.shape, device, most)
+        fused = k_chunk == 1 and device.type == "cpu" and not self._runner.compiled
         for rows, part_KB in image_pieces(share_KB, micro_batch):
             weighing = [k for k in chosen if part_KB[k].any()]
             shared = self._image(batch, slice(0, 1), rows) if batch.features_GBNC.shape[0] == 1 else None
@@ -212,33 +212,28 @@ class TrainStep:
                     ),
                 )
 
-    def _image(self, batch: StackBatch, groups: list[int] | slice, rows: slice) -> Tensor:
-        return self._stack.constants.image(batch.features_GBNC[groups, rows], self._weights_KL.dtype)
+    def _with_image(self, batch: StackBatch) -> StackBatch:
+        """On a CPU, image tokens that several decoders share are made once, an image to each worker."""
+        features_GBNC = batch.features_GBNC
+        if features_GBNC.shape[0] > 1 or self._stack.K == 1 or self._workers.n == 1:
+            return batch
+        image_GBNC = torch.empty(features_GBNC.shape, dtype=self._weights_KL.dtype)
+        self._workers.map(
+            lambda b: self._stack.constants.image_into(features_GBNC[:, b], image_GBNC[:, b]),
+            range(features_GBNC.shape[1]),
+        )
+        return replace(batch, image_GBNC=image_GBNC)
 
-    def _piece_size(self, batch: StackBatch) -> tuple[int, int]:
-        n_bytes = batch.features_GBNC[0, 0].numel() * self._weights_KL.element_size()
-        return piece_size(n_bytes, batch.weight_KB.shape, self._weights_KL.device, self._config.micro_batch)
+    def _image(self, batch: StackBatch, groups: list[int] | slice, rows: slice) -> Tensor:
+        if batch.image_GBNC is not None:
+            return batch.image_GBNC[groups, rows]
+        return self._stack.constants.image(batch.features_GBNC[groups, rows], self._weights_KL.dtype)
 
     def _rows_of(self, real: list[int], piece: Piece) -> Tensor:
         """(D, L), a view where the decoders are neighbours."""
         ks = real + [real[0]] * (len(piece.focal_K) - len(real))
         neighbours = ks == list(range(ks[0], ks[0] + len(ks)))
         return self._weights_KL[ks[0] : ks[0] + len(ks)] if neighbours else self._weights_KL[ks]
-
-    def _add(
-        self, real: list[int], piece: Piece, rows: Mapping[int, Tensor], losses: dict[int, Tensor]
-    ) -> None:
-        """Run a piece; its gradients and losses become those of its real decoders, or are added to them."""
-        loss_of_piece_K, grads = self._runner.run(self._stack.layout.views(self._rows_of(real, piece)), piece)
-        for n, k in enumerate(real):
-            sums = self._stack.layout.views(rows[k][None])
-            found = [grads[name][n : n + 1] for name in sums]
-            if k in losses:
-                torch._foreach_add_(list(sums.values()), found)
-                losses[k] += loss_of_piece_K[n]
-            else:
-                torch._foreach_copy_(list(sums.values()), found)
-                losses[k] = loss_of_piece_K[n].clone()
 
     def _update(self, losses: Mapping[int, Tensor], lr_K: Float64, wd_K: Float64) -> StepResult:
         """Step the decoders whose loss and gradient are finite; one sum a row finds any that is not."""
@@ -250,17 +245,19 @@ class TrainStep:
             return torch.stack([losses[k].to(total), total])
 
         def step(k: int) -> bool:
-            if not np.isfinite(found[k]).all():
-                return False
-            self._optimiser.step_row(k, self._grads_KL[k], lr=float(lr_K[k]), wd=float(wd_K[k]))
-            return True
+            finite = bool(np.isfinite(found[k]).all())
+            if finite:
+                self._optimiser.step_row(k, self._grads_KL[k], lr=float(lr_K[k]), wd=float(wd_K[k]))
+            return finite
 
         loss_K, finite_K = np.full(self._stack.K, np.nan), np.ones(self._stack.K, bool)
         if not losses:
             return StepResult(loss_K=loss_K, finite_K=finite_K)
-        checked = torch.stack(self._workers.map(check, list(losses))).cpu()  # the only wait for a GPU
+        checks = self._workers.map(check, list(losses), elementwise=True)  # the sum is only looked at
+        checked = torch.stack(checks).cpu()  # the only wait for a GPU
         found = dict(zip(losses, checked.to(torch.float64).numpy(), strict=True))
-        for k, stepped in zip(losses, self._workers.map(step, list(losses)), strict=True):
+        steps = self._workers.map(step, list(losses), elementwise=True)
+        for k, stepped in zip(losses, steps, strict=True):
             loss_K[k] = found[k][0]
             finite_K[k] = np.isfinite(loss_K[k]) and not self._scale.update(k, finite=stepped)
         return StepResult(loss_K=loss_K, finite_K=finite_K)

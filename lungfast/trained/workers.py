@@ -35,9 +35,14 @@ class Workers:
         n = min(threads, MOST)
         return cls(n, threads // n)
 
-    def map(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
-        """Results in the order of the jobs; torch's thread-local settings (``no_grad``) are not theirs."""
-        if self.n == 1 or not jobs:
+    def map(
+        self, function: Callable[[Job], Result], jobs: Sequence[Job], *, elementwise: bool = False
+    ) -> list[Result]:
+        """Results in the order of the jobs; torch's thread-local settings (``no_grad``) are not theirs.
+
+        A single ``elementwise`` job, whose bytes do not depend on how it is shared out, takes all threads.
+        """
+        if self.n == 1 or not jobs or (elementwise and len(jobs) == 1):
             return [function(job) for job in jobs]
         with _threads(self._inner):
             return list(_pool(self.n, self._inner).map(function, jobs))
