@@ -236,7 +236,7 @@ class Steps:
         content = measure_quality(
             finished,
             workspace,
-            QualityConfig(key=POINTS, perturbed=self._recipe.perturbed),
+            QualityConfig(perturbed=self._recipe.perturbed),
             others={other: one for other, one in self._workspaces.items() if other != name},
             encoder=encoder,
             memory_bytes=self._memory,
