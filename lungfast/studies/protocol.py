@@ -78,7 +78,9 @@ class Study:
         rows = self.workspace.rows_of
         return Plan(
             configs=tuple(cell.config for cell in cells),
-            train_rows_K=tuple(rows(cell.split.train) for cell in cells),
+            train_rows_K=tuple(
+                self.workspace.views_of(cell.split.train, self.settings.views) for cell in cells
+            ),
             val_rows_K=tuple(rows(cell.split.val) for cell in cells),
             prompts_K=tuple(self.prompts(cell) for cell in cells),
         )
