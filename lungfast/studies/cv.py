@@ -54,6 +54,8 @@ class CvConfig:
     folds: int = 5
     seeds: tuple[int, ...] = (0,)
     split_seed: int = 0
+    ensemble: bool = False
+    """The seeds of a fold decide together, by the mean of their logits."""
     extras: Extras = field(default_factory=Extras)
 
 

@@ -57,6 +57,8 @@ class Settings:
     save_logits: bool = False
     views: int = 1
     """Views of a training image that epochs draw from: the first ones that the cache holds."""
+    recipe: str = ""
+    """Where the settings come from, in words; empty: option by option."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,6 +71,22 @@ def predictions(
             yield start + k, image, logits_hw
 
 
+def joined(logits: Predictions, groups: Sequence[Sequence[int]]) -> Predictions:
+    """(group, image, mean logits), as soon as all candidates of a group have seen an image.
+
+    Every candidate is in one group. Upsampling is linear: the mean at low resolution is that at native size.
+    """
+    group_of = {k: number for number, group in enumerate(groups) for k in group}
+    waiting: dict[tuple[int, int], list[Float32]] = {}
+    for k, image, logits_hw in logits:
+        number = group_of[k]
+        seen = waiting.setdefault((number, image), [])
+        seen.append(logits_hw)
+        if len(seen) == len(groups[number]):
+            del waiting[number, image]
+            yield number, image, np.mean(seen, axis=0, dtype=np.float32)
+
+
 def score(
     workspace: Workspace,
     logits: Predictions,

@@ -99,14 +99,17 @@ class Workspace:
         return np.array([self.cache.row_of_image(int(image)) for image in images], np.int64)
 
     def views_of(self, images: Int64, n_views: int) -> Int64:
-        """(images, views) rows of the first views of some images; UsageError where the cache has fewer."""
+        """(images, views) rows of the first views of some images."""
+        return np.array([self.cache.images[int(image)].rows[:n_views] for image in images], np.int64)
+
+    def check_views(self, n_views: int) -> None:
+        """UsageError where the cache has fewer views of an image."""
         if n_views > self.cache.n_views:
             raise UsageError(
                 f"--views {n_views} is more than {self.cache.url} holds of an image",
                 found=str(self.cache.n_views),
                 fix=f"embed again with --views {n_views}, or train with --views {self.cache.n_views}",
             )
-        return np.array([self.cache.images[int(image)].rows[:n_views] for image in images], np.int64)
 
     def prompts(self, config: PromptConfig, train_images: Int64, *, seed: int) -> CachePrompts:
         """Prompts of one split, their priors from its own training images alone."""

@@ -97,5 +97,5 @@ def test_negatives_and_noise_come_in_their_share() -> None:
 
 
 def test_a_factor_below_one_is_refused() -> None:
-    with pytest.raises(UsageError, match="gamma of a view is a factor; found 0.5"):
+    with pytest.raises(UsageError, match=r"gamma of a view is a factor; found 0\.5"):
         ViewConfig(gamma=0.5)

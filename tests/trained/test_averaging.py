@@ -1,4 +1,4 @@
-"""Averages of weights against the recursion they are, in a trainer too; a resume goes on with the same bytes."""
+"""Averages of weights against the recursion that they are, in a trainer too, and through a resume."""
 
 from __future__ import annotations
 
