@@ -265,6 +265,10 @@ class Counts:
     false_negative_Q: Int64
     true_negative_Q: Int64
 
+    def at(self, places: Sequence[int]) -> Counts:
+        """The counts at some of the thresholds."""
+        return Counts(**{name: value[list(places)] for name, value in vars(self).items()})
+
 
 # --- splits ----------------------------------------------------------------------------------------
 

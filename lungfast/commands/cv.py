@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from lungfast.commands import options as opt
-from lungfast.errors import TrainingError
+from lungfast.errors import TrainingError, UsageError
 
 
 @click.command(
@@ -39,6 +39,10 @@ def command(cache: str, **options: Any) -> None:
     from lungfast.studies.on_request import Extras
 
     options = with_recipe(cache, options)
+    if options["ensemble"] and options["save_logits"]:
+        raise UsageError(
+            "--save-logits keeps single decoders' logits", found="--ensemble", fix="leave one out"
+        )
     config = CvConfig(
         prompts=prompts_from(options["prompts"], options),
         lrs=options["lrs"],

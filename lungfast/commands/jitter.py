@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from lungfast.commands import options as opt
+from lungfast.commands.lists import Numbers
 
 
 @click.command("jitter", epilog="Example: lungfast jitter runs/cv --pixels 0,10,40 -o runs/jitter")

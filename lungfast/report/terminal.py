@@ -80,10 +80,13 @@ def cv_table(content: Row) -> Table:
 
 def fold_table(row: Row) -> Table:
     """What one prompt's folds chose and scored."""
-    varying, constant = _settings(row["per_fold"])
+    folds = row["per_fold"]
+    if row.get("ensemble"):  # the first member speaks for all
+        folds = list({fold["fold"]: fold for fold in reversed(folds)}.values())[::-1]
+    varying, constant = _settings(folds)
     names = ["fold", *varying, "epoch", "thr", "val F1", "test F1", "test IoU", "n"]
     table = _table(f"{row['key']}, fold by fold", names)
-    for fold in row["per_fold"]:
+    for fold in folds:
         table.add_row(
             fold["fold"],
             *(SETTINGS[name](fold) for name in varying),
@@ -238,4 +241,6 @@ def _per_image(row: Row) -> str:
     if f1 is None:
         return f"{row['key']}: no result, a fold has no decoder that did not diverge"
     interval = "" if f1["ci95"] is None else f" [95 % {f1['ci95'][0]:.4f} to {f1['ci95'][1]:.4f}]"
-    return f"{row['key']}: F1 per image {f1['mean']:.4f}{interval}, n = {f1['n']}"
+    found = row.get("calibration")
+    error = f", calibration error {found['ece']:.4f}" if found else ""
+    return f"{row['key']}: F1 per image {f1['mean']:.4f}{interval}, n = {f1['n']}{error}"
