@@ -2,8 +2,8 @@
 
     python -m benchmarks.bench_recipe DATA -o WORK [--arms NAME,NAME] [--sets montgomery,shenzhen]
 
-DATA holds MontgomerySet/ and ChinaSet_AllFiles/. Both sets are embedded by nano with altered views (WORK keeps
-caches and runs; what is finished is not done again). Every arm differs from the recipe in what its name says.
+DATA holds MontgomerySet/ and ChinaSet_AllFiles/. Both sets are embedded by nano with altered views (WORK
+keeps caches and runs; what is finished is not done again). Every arm differs from the recipe in what its name says.
 It is trained on fold 0's training images of one set, and judged on that fold's validation images and on *all*
 images of the other set, which no decoder here has trained on. Test images of the set itself are never scored:
 a choice made with them could not be believed afterwards.
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import RECORDS, parser_of, write_record
+from benchmarks.common import parser_of
 from lungfast.compute import parse_memory
 from lungfast.data.datasets import list_montgomery, list_shenzhen
 from lungfast.data.splits import make_folds
@@ -137,9 +137,7 @@ class Bench:
         home, away = (self.workspace(one, arm.kind, views) for one in (train, other))
         recipe = arm.recipe
         lists = Lists(
-            prompts=(
-                PromptConfig(points_per_lung=recipe.points_per_lung, point_jitter=recipe.point_jitter),
-            ),
+            prompts=(PromptConfig(points_per_lung=recipe.points_per_lung, point_jitter=recipe.point_jitter),),
             lrs=recipe.lrs,
             wds=recipe.wds,
             losses=recipe.losses,

@@ -101,6 +101,22 @@ def fold_table(row: Row) -> Table:
     return table
 
 
+def robustness_table(content: Row) -> Table:
+    """One line per perturbation, a column of F1 and of its change for every run."""
+    runs = list(dict.fromkeys(row["run"] for row in content["rows"]))
+    names = list(dict.fromkeys(row["perturbation"] for row in content["rows"]))
+    found = {(row["run"], row["perturbation"]): row for row in content["rows"]}
+    table = _table(
+        "F1 on perturbed films", ["film", *(f"{run}{of}" for run in runs for of in ("", ", change"))]
+    )
+    for name in names:
+        rows = [found[run, name] for run in runs]
+        cells = [(_cell(row["f1_image"]["mean"]), f"{row['change']['mean']:+.4f}") for row in rows]
+        table.add_row(name, *(text for pair in cells for text in pair))
+    table.caption = f"{content['rows'][0]['f1_image']['n']} test images, each by decoders that do not know it"
+    return table
+
+
 def curve_table(content: Row) -> Table:
     """One line per learning curve: where it was lowest, and where it had settled within 1 %."""
     rows = content["rows"]
