@@ -3,10 +3,10 @@
     python -m benchmarks.bench_recipe DATA -o WORK [--arms NAME,NAME] [--sets montgomery,shenzhen]
 
 DATA holds MontgomerySet/ and ChinaSet_AllFiles/. Both sets are embedded by nano with altered views (WORK
-keeps caches and runs; what is finished is not done again). Every arm differs from the recipe in what its name says.
-It is trained on fold 0's training images of one set, and judged on that fold's validation images and on *all*
-images of the other set, which no decoder here has trained on. Test images of the set itself are never scored:
-a choice made with them could not be believed afterwards.
+keeps caches and runs; what is finished is not done again). Every arm differs from the recipe in what its name
+says. It is trained on fold 0's training images of one set, and judged on that fold's validation images and on
+*all* images of the other set, which no decoder here has trained on. Test images of the set itself are never
+scored: a choice made with them could not be believed afterwards.
 """
 
 from __future__ import annotations
@@ -25,16 +25,13 @@ import torch
 from benchmarks.common import parser_of
 from lungfast.compute import parse_memory
 from lungfast.data.datasets import list_montgomery, list_shenzhen
-from lungfast.data.splits import make_folds
 from lungfast.data.views import ViewConfig
 from lungfast.files import write_json
 from lungfast.frozen.encoders import Encoder, load_encoder
 from lungfast.frozen.prompts import PromptConfig
 from lungfast.records import Listing
 from lungfast.runs import ANSWER, read_json, results
-from lungfast.scored.scores import DEFAULT_THRESHOLDS
 from lungfast.studies.embed import EmbedConfig, embed
-from lungfast.studies.fitting import Settings
 from lungfast.studies.masks import measure_masks
 from lungfast.studies.one_split import train_one_split
 from lungfast.studies.protocol import Outcome, Study
@@ -43,7 +40,6 @@ from lungfast.studies.scoring import joined, predictions, prepare, score
 from lungfast.studies.session import Quiet, Request, run_study
 from lungfast.studies.tables import chosen
 from lungfast.studies.workspace import Workspace
-from lungfast.trained.trainer import TrainConfig
 
 SETS: dict[str, Callable[[Path], Listing]] = {
     "montgomery": list_montgomery,
@@ -147,29 +143,11 @@ class Bench:
             other=away.cache.fingerprint.data_sha256,
         )
         folder = self._work / "runs" / train / name.replace(" ", "_").replace("%", "percent")
-        settings = settings_of(recipe, len(make_folds(home.cache.images, 5, seed=0)[0].train))
+        settings = recipe.settings_for(home.cache, lists.folds, memory_bytes=parse_memory("8GB"))
         request = Request(study="ablation", config=lists, settings=settings, output=folder, resume=True)
         if (folder / ANSWER).exists():
             return dict(read_json(folder / ANSWER))
         return run_study(request, home, partial(judge, lists, away), Quiet())
-
-
-def settings_of(recipe: TrainingRecipe, n_train: int) -> Settings:
-    epochs = recipe.epochs(n_train)
-    return Settings(
-        train=TrainConfig(
-            epochs=epochs,
-            batch_size=recipe.batch_size,
-            schedule=recipe.schedule,
-            keep=recipe.keep,
-            average=recipe.average,
-            val_every=max(1, epochs // 20),
-        ),
-        memory_bytes=parse_memory("8GB"),
-        views=recipe.views,
-        recipe=recipe.name,
-        thresholds=tuple(map(float, DEFAULT_THRESHOLDS)),
-    )
 
 
 def judge(

@@ -15,7 +15,7 @@ from lungfast.frozen.cache import EmbeddingCache
 from lungfast.frozen.encoders import decoder_origin
 from lungfast.frozen.priors import Placement
 from lungfast.frozen.prompts import PromptConfig
-from lungfast.records import LossName, ScheduleName
+from lungfast.records import LossName, PromptKind, ScheduleName
 from lungfast.scored.scores import DEFAULT_THRESHOLDS, PAPER_THRESHOLDS
 from lungfast.studies.fitting import Settings
 from lungfast.studies.jitter import PIXELS
@@ -93,6 +93,29 @@ class TrainingRecipe:
             "val_every": max(1, epochs // VALIDATIONS),
             "views": min(self.views, cache.n_views),
         }
+
+    def settings_for(self, cache: EmbeddingCache, folds: int, **more: Any) -> Settings:
+        """The settings of a study; ``more``: ``epochs``, and fields of Settings such as ``memory_bytes``."""
+        options = self.options_for(cache, folds)
+        if "epochs" in more:
+            options |= {"epochs": more.pop("epochs"), "val_every": 1}
+        names = ("epochs", "batch_size", "schedule", "val_every", "patience", "keep", "average")
+        return Settings(
+            train=TrainConfig(**{name: options[name] for name in names}),
+            thresholds=DEFAULT_THRESHOLDS if self.thresholds == "fine" else PAPER_THRESHOLDS,
+            views=options["views"],
+            recipe=self.name,
+            **more,
+        )
+
+    def prompt(self, kind: PromptKind) -> PromptConfig:
+        """A prompt as the recipe trains it."""
+        return PromptConfig(
+            kind=kind,
+            points_per_lung=self.points_per_lung,
+            placement=self.placement,
+            point_jitter=self.point_jitter,
+        )
 
 
 PAPER = TrainingRecipe(
