@@ -81,23 +81,11 @@ def embed(listing: Listing, encoder: Encoder, config: EmbedConfig, listener: Emb
     rows that were committed before stay committed.
     """
     report = EmbedReport()
-    settings = Fingerprint.of(
-        encoder.spec,
-        dtype=config.dtype,
-        compute_dtype=encoder.precision,
-        device_class=encoder.device.type,
-    )
-    fingerprint = replace(
-        settings,
-        dataset_listing=_digest(listing),
-        views=config.views,
-        view_settings=str(config.altered) if config.views > 1 else "",
-    )
     listener.phase("embedding", len(listing.refs))
     with CacheWriter.open(
         config.url,
         spec=encoder.spec,
-        fingerprint=fingerprint,
+        fingerprint=_fingerprint(listing, encoder, config),
         n_images=len(listing.refs),
         pixels=config.pixels,
         fsync=config.fsync,
@@ -135,6 +123,17 @@ def embed(listing: Listing, encoder: Encoder, config: EmbedConfig, listener: Emb
             raise DataError("no image could be read", found=report.skipped[0] if report.skipped else "none")
         writer.finish()
     return report
+
+
+def _fingerprint(listing: Listing, encoder: Encoder, config: EmbedConfig) -> Fingerprint:
+    settings = Fingerprint.of(
+        encoder.spec,
+        dtype=config.dtype,
+        compute_dtype=encoder.precision,
+        device_class=encoder.device.type,
+    )
+    altered = str(config.altered) if config.views > 1 else ""
+    return replace(settings, dataset_listing=_digest(listing), views=config.views, view_settings=altered)
 
 
 def _digest(listing: Listing) -> str:
