@@ -28,9 +28,11 @@ from lungfast.studies.fitting import Listener, Settings
 from lungfast.studies.grid import GridConfig, grid
 from lungfast.studies.jitter import PIXELS, JitterConfig, box_jitter
 from lungfast.studies.models import FinishedRun
+from lungfast.studies.on_request import Extras
 from lungfast.studies.predict import Request as PredictRequest
 from lungfast.studies.predict import predict as _predict
 from lungfast.studies.reading import read_material
+from lungfast.studies.recipes import training_recipe
 from lungfast.studies.reproduce import paper_on
 from lungfast.studies.reproduce import reproduce as _reproduce
 from lungfast.studies.rescoring import identity
@@ -126,6 +128,43 @@ class Lab:
         )
         request = Request(study=study, config=config, settings=settings, **where)
         return run_study(request, self.workspace, partial(body_of, config), self._listener)
+
+    def cross_validate(
+        self,
+        output: str | Path,
+        *,
+        recipe: str = "best",
+        kinds: Sequence[PromptKind] = ("points",),
+        folds: int = 5,
+        epochs: int | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> dict[str, Any]:
+        """``lungfast cv --recipe``: every fold as the recipe says; ``epochs`` None: its own budget."""
+        chosen, cache = training_recipe(recipe), self.workspace.cache
+        options = chosen.options_for(cache, folds)
+        config = CvConfig(
+            prompts=tuple(map(chosen.prompt, kinds)),
+            lrs=options["lrs"],
+            wds=options["wds"],
+            losses=chosen.losses,
+            folds=folds,
+            seeds=tuple(range(chosen.seeds)),
+            ensemble=chosen.ensemble,
+            extras=Extras(clean=chosen.clean),
+        )
+        more = {} if epochs is None else {"epochs": epochs}
+        settings = chosen.settings_for(
+            cache,
+            folds,
+            memory_bytes=self._memory_bytes,
+            precision=self._precision,
+            compile=self._compile,
+            **more,
+        )
+        where = _where(output, resume=resume, overwrite=overwrite)
+        request = Request(study="cv", config=config, settings=settings, **where)
+        return run_study(request, self.workspace, partial(cross_validate, config), self._listener)
 
     def unet(
         self,

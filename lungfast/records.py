@@ -68,6 +68,18 @@ class Sample:
         return int(self.image_HW.shape[0]), int(self.image_HW.shape[1])
 
 
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """A sample as another film might show it: an image and its masks, of one size, of the sample's aspect."""
+
+    image_HW: UInt8
+    masks: Mapping[str, Bool]
+
+    @property
+    def size(self) -> Size:
+        return int(self.image_HW.shape[0]), int(self.image_HW.shape[1])
+
+
 class SampleRef(Protocol):
     """A sample that was found but not yet read; ``load`` raises DataError naming the file."""
 
@@ -193,7 +205,11 @@ class DecoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """K decoders, each with its own rows and prompts. Decoders never communicate."""
+    """K decoders, each with its own rows and prompts. Decoders never communicate.
+
+    ``train_rows_K`` holds a row per training image, (n,), or its views (n, V), the unaltered one first, of
+    which every epoch draws one.
+    """
 
     configs: tuple[DecoderConfig, ...]
     train_rows_K: tuple[Int64, ...]
@@ -248,6 +264,10 @@ class Counts:
     false_positive_Q: Int64
     false_negative_Q: Int64
     true_negative_Q: Int64
+
+    def at(self, places: Sequence[int]) -> Counts:
+        """The counts at some of the thresholds."""
+        return Counts(**{name: value[list(places)] for name, value in vars(self).items()})
 
 
 # --- splits ----------------------------------------------------------------------------------------

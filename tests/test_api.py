@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from lungfast.api import CvConfig, Lab, UnetConfig, UnetStudyConfig, prompts
 from lungfast.commands import main
 from lungfast.errors import UsageError
+from lungfast.runs import read_json
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,20 @@ def other(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     result = CliRunner().invoke(main, ["embed", "shenzhen", str(phantoms), "-o", url])
     assert result.exit_code == 0, result.output
     return Lab(url, precision="fp32", compile="off")
+
+
+def test_a_recipe_is_that_of_the_command(lab: Lab, tmp_path: Path) -> None:
+    ours = lab.cross_validate(tmp_path / "ours", folds=3, epochs=1)
+    tiny = ["--epochs", "1", "--val-every", "1", "--folds", "3", "--compile", "off", "--precision", "fp32"]
+    cache = lab.workspace.cache.url
+    args = ["cv", cache, "--recipe", "best", *tiny, "-o", str(tmp_path / "theirs")]
+    result = CliRunner().invoke(main, args)
+    assert result.exit_code == 0, result.output
+    theirs = read_json(tmp_path / "theirs" / "results.json")
+    assert [row["f1"] for row in ours["rows"]] == [row["f1"] for row in theirs["rows"]]
+    assert ours["provenance"]["settings"]["recipe"] == "best"
+    with pytest.raises(UsageError, match="the recipe is unknown; found 'golden'; expected paper or best"):
+        lab.cross_validate(tmp_path / "x", recipe="golden")
 
 
 def test_transfer_meets_both_ways(lab: Lab, other: Lab, runs: tuple[Path, Path], tmp_path: Path) -> None:

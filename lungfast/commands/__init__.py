@@ -24,6 +24,7 @@ COMMANDS = {
     "unet": "Train and test a U-Net on the very same folds.",
     "reproduce": "Every table and figure of the paper, and the report.",
     "report": "Write the report of finished studies again.",
+    "robustness": "F1 on films that are turned, cut, badly exposed, noisy, compressed …",
     "quality": "Calibrate the quality flag that predict raises, and measure it.",
     "predict": "Segment X-rays with a trained run.",
     "export": "Put a trained decoder back into a full SAM checkpoint.",

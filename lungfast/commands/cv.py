@@ -7,12 +7,13 @@ from typing import Any
 import click
 
 from lungfast.commands import options as opt
-from lungfast.errors import TrainingError
+from lungfast.errors import TrainingError, UsageError
 
 
 @click.command(
     "cv",
-    epilog="Examples: lungfast cv m.zarr --prompt points --lr 1e-3 --epochs 60 --folds 5 -o runs/cv; "
+    epilog="Examples: lungfast cv m.zarr --prompt points --recipe best -o runs/cv; "
+    "lungfast cv m.zarr --prompt points --lr 1e-3 --epochs 60 --folds 5 -o runs/cv; "
     "lungfast cv m.zarr --prompt points,box,both,box-auto,both-auto --seeds 3 -o runs/table5",
 )
 @click.argument("cache")
@@ -21,6 +22,7 @@ from lungfast.errors import TrainingError
 @opt.prompts("points")
 @opt.training_options
 @opt.seeds
+@opt.ensemble
 @opt.prompt_options
 @opt.mask_options
 @opt.run_options
@@ -31,11 +33,16 @@ def command(cache: str, **options: Any) -> None:
     fold, on that fold's validation images; several prompts give one row each.
     """
     from lungfast.commands.screen import plain_or_terminal
-    from lungfast.commands.study import prompts_from, report_where, run, seeds_from
+    from lungfast.commands.study import prompts_from, report_where, run, seeds_from, with_recipe
     from lungfast.report.terminal import cv_table, fold_table
     from lungfast.studies.cv import CvConfig, cross_validate
     from lungfast.studies.on_request import Extras
 
+    options = with_recipe(cache, options)
+    if options["ensemble"] and options["save_logits"]:
+        raise UsageError(
+            "--save-logits keeps single decoders' logits", found="--ensemble", fix="leave one out"
+        )
     config = CvConfig(
         prompts=prompts_from(options["prompts"], options),
         lrs=options["lrs"],
@@ -45,6 +52,7 @@ def command(cache: str, **options: Any) -> None:
         folds=options["folds"],
         seeds=seeds_from(options),
         split_seed=options["split_seed"],
+        ensemble=options["ensemble"],
         extras=Extras(surface=options["surface"], clean=options["clean"]),
     )
     content = run("cv", cache, config, options, lambda *given: cross_validate(config, *given))

@@ -82,6 +82,8 @@ def _embed_options(url: Path) -> dict[str, Any]:
         "precision": "auto",
         "device": "auto",
         "pixels": True,
+        "views": 1,
+        "recipe": None,
         "fsync": False,
         "overwrite": False,
     }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lungfast.commands.options import compose
+from lungfast.commands.options import compose, recipe
 
 if TYPE_CHECKING:
     from lungfast.commands.screen import Screen
@@ -27,6 +27,14 @@ embed_options = compose(
         type=click.Choice(["nano", "vit_b", "vit_l", "vit_h"]),
         help="nano, or a SAM type to be found in $LUNGFAST_WEIGHTS. [default: nano, or the checkpoint's]",
     ),
+    click.option(
+        "--views",
+        type=click.IntRange(1, 64),
+        default=1,
+        show_default=True,
+        help="Rows an image: the film itself and altered views of it, for training.",
+    ),
+    recipe,
     click.option(
         "--resize",
         type=click.Choice(["longest", "squash"]),
@@ -141,13 +149,24 @@ def run_embed(listing_of: Callable[[], Listing], options: dict[str, Any]) -> Non
         pixels=options["pixels"],
         fsync=options["fsync"],
         overwrite=options["overwrite"],
+        views=views_from(options),
     )
     with Screen() as screen:
         announce(encoder, listing, screen)
         report = embed(listing, encoder, config, screen)
-        conclude(report, config.url, screen)
+        conclude(report, config.url, config.views, screen)
     if report.skipped:
         sys.exit(1)
+
+
+def views_from(options: dict[str, Any]) -> int:
+    """``--views``, else those that ``--recipe`` trains on."""
+    from lungfast.studies.recipes import training_recipe
+
+    source = click.get_current_context().get_parameter_source("views")
+    if options["recipe"] is None or source is click.core.ParameterSource.COMMANDLINE:
+        return int(options["views"])
+    return training_recipe(options["recipe"]).views
 
 
 def open_encoder(options: dict[str, Any]) -> Encoder:
@@ -173,7 +192,7 @@ def announce(encoder: Encoder, listing: Listing, screen: Screen) -> None:
         screen.note(nano_notice())
 
 
-def conclude(report: EmbedReport, url: str, screen: Screen) -> None:
+def conclude(report: EmbedReport, url: str, views: int, screen: Screen) -> None:
     if report.duplicates:
         screen.note(f"{report.duplicates} images with repeated pixels were dropped")
     if report.skipped:
@@ -186,4 +205,5 @@ def conclude(report: EmbedReport, url: str, screen: Screen) -> None:
             "it was made; --overwrite embeds again"
         )
     kept = f", {report.already} were there already" if report.already else ""
-    click.echo(f"{url}: {report.embedded} images embedded{kept}")
+    each = f", {views} views each" if views > 1 else ""
+    click.echo(f"{url}: {report.embedded} images embedded{kept}{each}")

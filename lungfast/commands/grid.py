@@ -27,10 +27,11 @@ def command(cache: str, **options: Any) -> None:
     test images are scored for the winner only.
     """
     from lungfast.commands.screen import plain_or_terminal
-    from lungfast.commands.study import prompts_from, report_where, run, seeds_from
+    from lungfast.commands.study import prompts_from, report_where, run, seeds_from, with_recipe
     from lungfast.report.terminal import grid_table
     from lungfast.studies.grid import GridConfig, grid
 
+    options = with_recipe(cache, options, chosen=("lrs", "wds"))
     config = GridConfig(
         lrs=options["lrs"],
         wds=options["wds"],

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from lungfast.commands import options as opt
+from lungfast.commands.lists import Numbers
 
 
 @click.command("jitter", epilog="Example: lungfast jitter runs/cv --pixels 0,10,40 -o runs/jitter")
@@ -15,7 +16,7 @@ from lungfast.commands import options as opt
 @click.option("--cache", metavar="CACHE", help="Where RUN's cache is, if it has moved.")
 @click.option(
     "--pixels",
-    type=opt.Numbers(least=0),
+    type=Numbers(least=0),
     default="0,5,10,20,40,80,160",
     show_default=True,
     metavar="LIST",

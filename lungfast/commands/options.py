@@ -1,64 +1,21 @@
-"""Options that several commands share, and the parsers that turn text into lists and sizes."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from lungfast.commands.lists import Names, Numbers
+
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-class Numbers(click.ParamType):  # type: ignore[type-arg]
-    """Comma-separated numbers, repetitions dropped: ``1e-5,1e-4``."""
-
-    name = "numbers"
-
-    def __init__(self, *, above: float | None = None, least: float | None = None) -> None:
-        self.above, self.least = above, least
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, tuple):
-            return value
-        return tuple(dict.fromkeys(self._number(part, param, ctx) for part in str(value).split(",")))
-
-    def _number(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            number = float(text)
-        except ValueError:
-            self.fail(f"found {text!r}, expected numbers separated by commas, such as 1e-4,1e-3", param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"found {text!r}, expected a finite number", param, ctx)
-        if self.above is not None and number <= self.above:
-            self.fail(f"found {text!r}, expected more than {self.above:g}", param, ctx)
-        if self.least is not None and number < self.least:
-            self.fail(f"found {text!r}, expected at least {self.least:g}", param, ctx)
-        return number
-
-
-class Names(click.ParamType):  # type: ignore[type-arg]
-    """Comma-separated names out of a fixed set."""
-
-    name = "names"
-
-    def __init__(self, choices: tuple[str, ...]) -> None:
-        self.choices = choices
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, tuple):
-            return value
-        names = tuple(dict.fromkeys(part.strip() for part in str(value).split(",")))
-        for name in names:
-            if name not in self.choices:
-                self.fail(f"found {name!r}, expected one or more of {', '.join(self.choices)}", param, ctx)
-        return names
 
 
 PROMPTS = ("points", "box", "box-auto", "both", "both-auto")
 LOSSES = ("dicefocal", "dicece")
+RECIPES = ("paper", "best")
 
 
 def compose(*options: Callable[[Function], Function]) -> Callable[[Function], Function]:
@@ -144,6 +101,13 @@ mask_options = compose(
     ),
 )
 
+ensemble = click.option(
+    "--ensemble/--no-ensemble",
+    default=False,
+    help="The --seeds of a fold decide together, by the mean of their logits, instead of being averaged as "
+    "scores.",
+)
+
 resume = click.option("--resume", is_flag=True, help="Go on with an unfinished run of the same settings.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace the run at -o.")
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
@@ -176,7 +140,15 @@ run_options = compose(
     ),
 )
 
+recipe = click.option(
+    "--recipe",
+    type=click.Choice(RECIPES),
+    help="Settings that belong together: the paper's, or the best that are known. Options that are given "
+    "besides count instead of the recipe's.",
+)
+
 training_options = compose(
+    recipe,
     click.option(
         "--epochs",
         type=click.IntRange(1),
@@ -213,6 +185,20 @@ training_options = compose(
         default="best",
         show_default=True,
         help="The epoch to keep: lowest validation loss, or the last.",
+    ),
+    click.option(
+        "--average",
+        type=click.FloatRange(0, 1, max_open=True),
+        default=0.0,
+        show_default=True,
+        help="Validate and keep a moving average of the weights; its decay a step, such as 0.999 (0: none).",
+    ),
+    click.option(
+        "--views",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Views of a training image to draw from, every epoch another; embed makes them with --views.",
     ),
     click.option(
         "--seed", type=click.IntRange(0), default=0, show_default=True, help="Row order and jitter."
@@ -259,6 +245,13 @@ prompt_options = compose(
         default="deepest",
         show_default=True,
         help="Where in the average training mask the points lie.",
+    ),
+    click.option(
+        "--point-jitter",
+        type=click.FloatRange(0, 0.5),
+        default=0.01,
+        show_default=True,
+        help="In training points are moved by a normal step of this share of the sides.",
     ),
     click.option(
         "--negative-points",

@@ -23,7 +23,7 @@ def settings_from(options: Mapping[str, Any]) -> Settings:
     from lungfast.trained.trainer import TrainConfig
 
     scans = {"fine": DEFAULT_THRESHOLDS, "paper": PAPER_THRESHOLDS}
-    names = ("epochs", "batch_size", "schedule", "val_every", "patience", "keep")
+    names = ("epochs", "batch_size", "schedule", "val_every", "patience", "keep", "average")
     return Settings(
         train=TrainConfig(**{name: options[name] for name in names}),
         memory_bytes=parse_memory(options["memory"]),
@@ -31,7 +31,48 @@ def settings_from(options: Mapping[str, Any]) -> Settings:
         compile=options["compile_"],
         thresholds=tuple(map(float, scans[options["thresholds"]])),
         save_logits=options["save_logits"],
+        views=options["views"],
+        recipe=options.get("recipe_text", ""),
     )
+
+
+def with_recipe(cache: str, options: dict[str, Any], *, chosen: Sequence[str] = ()) -> dict[str, Any]:
+    """The options with those of ``--recipe`` for the images of a cache, where the user gave none.
+
+    ``chosen``: names of options that the command chooses for itself. What becomes of the recipe is one line,
+    ``recipe_text``.
+    """
+    import click
+
+    from lungfast.frozen.cache import EmbeddingCache
+    from lungfast.studies.recipes import training_recipe
+
+    if options["recipe"] is None:
+        return options
+    recipe = training_recipe(options["recipe"])
+    values = recipe.options_for(EmbeddingCache.open(cache), options["folds"])
+    source, by_hand = click.get_current_context().get_parameter_source, click.core.ParameterSource.COMMANDLINE
+    known = [name for name in values if name in options]
+    given = [name for name in known if source(name) is by_hand]
+    taken = {name: values[name] for name in known if name not in {*given, *chosen}}
+    changed = [f"{name} {options[name]}" for name in given if options[name] != values[name]]
+    text = recipe.name + (f", but {', '.join(changed)}" if changed else "")
+    return options | taken | {"recipe_text": text}
+
+
+def tell_recipe(options: Mapping[str, Any], listener: Listener) -> None:
+    """What the recipe came to, and what it lacks."""
+    if not options.get("recipe_text"):
+        return
+    from lungfast.studies.recipes import training_recipe
+
+    wanted = training_recipe(options["recipe"]).views
+    listener.note(f"recipe {options['recipe_text']}: {options['epochs']} epochs, {options['views']} views")
+    if options["views"] < wanted and "views" not in options["recipe_text"]:
+        listener.note(
+            f"the cache holds {options['views']} of the {wanted} views that the recipe trains on: "
+            f"lungfast embed … --recipe {options['recipe']} makes them"
+        )
 
 
 def prompts_from(kinds: Sequence[str], options: Mapping[str, Any]) -> tuple[PromptConfig, ...]:
@@ -48,6 +89,7 @@ def prompts_from(kinds: Sequence[str], options: Mapping[str, Any]) -> tuple[Prom
             points_per_lung=options["points_per_lung"],
             placement=options["placement"],
             negative_points=options["negative_points"],
+            point_jitter=options["point_jitter"],
             box="whole" if kind == "points" else options["box_mode"],
         )
         for kind in kinds
@@ -86,6 +128,7 @@ def run(study: str, cache: str, config: Any, options: Mapping[str, Any], body: B
     request = request_from(study, config, options)
     workspace = Workspace(cache, device=resolve_device(options["device"]))
     with Screen() as screen:
+        tell_recipe(options, screen)
         return run_study(request, workspace, body, screen)
 
 

@@ -42,9 +42,10 @@ def command(source: str, of_run: str | None, **options: Any) -> None:
 
 
 def _train(cache: str, options: dict[str, Any]) -> dict[str, Any]:
-    from lungfast.commands.study import prompts_from, run
+    from lungfast.commands.study import prompts_from, run, with_recipe
     from lungfast.studies.thresholds import ThresholdsConfig, thresholds
 
+    options = with_recipe(cache, options)
     config = ThresholdsConfig(
         prompts=prompts_from(options["prompts"], options),
         lrs=(options["lr"],),

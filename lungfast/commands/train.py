@@ -26,10 +26,11 @@ def command(cache: str, **options: Any) -> None:
     improves any more.
     """
     from lungfast.commands.screen import plain_or_terminal
-    from lungfast.commands.study import prompts_from, report_where, run, seeds_from
+    from lungfast.commands.study import prompts_from, report_where, run, seeds_from, with_recipe
     from lungfast.report.terminal import curve_table
     from lungfast.studies.curve import CurveConfig, learning_curves
 
+    options = with_recipe(cache, options)
     config = CurveConfig(
         prompts=prompts_from(options["prompts"], options),
         lrs=options["lrs"],

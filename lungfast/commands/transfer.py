@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 @click.option("--prompt", type=click.Choice(opt.PROMPTS), default="points", show_default=True)
 @opt.training_options
 @opt.seeds
+@opt.ensemble
 @opt.prompt_options
 @opt.run_options
 def command(a: str, b: str, runs: tuple[Path, Path] | None, prompt: str, **options: Any) -> None:
@@ -47,7 +48,7 @@ def command(a: str, b: str, runs: tuple[Path, Path] | None, prompt: str, **optio
     both sets are dropped. A and B must come from the same encoder.
     """
     from lungfast.commands.screen import Screen, plain_or_terminal
-    from lungfast.commands.study import request_from
+    from lungfast.commands.study import request_from, tell_recipe, with_recipe
     from lungfast.compute import resolve_device
     from lungfast.report.terminal import transfer_table
     from lungfast.studies.models import FinishedRun
@@ -61,6 +62,8 @@ def command(a: str, b: str, runs: tuple[Path, Path] | None, prompt: str, **optio
     names = site_names(*workspaces)
     check_sets(*workspaces)
     given = [FinishedRun.open(run) for run in runs or ()]
+    options_of = {name: with_recipe(url, options) for name, url in zip(names, (a, b), strict=True)}
+    options = options_of[names[0]]
     config = TransferConfig(
         sites=names,
         data_sha256=(
@@ -83,8 +86,10 @@ def command(a: str, b: str, runs: tuple[Path, Path] | None, prompt: str, **optio
             return transfer(config, sites[0], sites[1], memory_bytes, screen)
 
         def body(run: RunFolder, made_with: dict[str, Any]) -> dict[str, Any]:
+            for each in options_of.values():
+                tell_recipe(each, screen)
             trained = [
-                train(workspace, run.path / f"cv-{name}", config.training, options, screen)
+                train(workspace, run.path / f"cv-{name}", config.training, options_of[name], screen)
                 for name, workspace in zip(names, workspaces, strict=True)
             ]
             return study_of(trained)(run, made_with)
@@ -109,6 +114,7 @@ def cv_config(prompt: str, options: dict[str, Any]) -> CvConfig:
         folds=options["folds"],
         seeds=seeds_from(options),
         split_seed=options["split_seed"],
+        ensemble=options["ensemble"],
     )
 
 

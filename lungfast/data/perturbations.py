@@ -1,20 +1,23 @@
 """X-rays as they should not be: inverted, turned, cut off, badly exposed, noisy, compressed, blurred.
 
-Comes in: an 8-bit image and its mask. Goes out: both as the perturbed film would show them. They are what a
-quality flag is tried on; each is deterministic in the image and a seed. Distances are shares of the longer
-side, so that a perturbation is the same at every size.
+Comes in: an 8-bit image and its mask, or a reference to a sample. Goes out: both as the perturbed film would
+show them. :data:`PERTURBATIONS` are what a quality flag is tried on, :data:`ROBUSTNESS` what may well happen
+to a film that is to be segmented all the same. Each is deterministic in the image and a seed. Distances are
+shares of the longer side, so that a perturbation is the same at every size.
 """
 
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from lungfast.records import Bool, UInt8
+from lungfast.data.images import content_sha256, to_8_bit
+from lungfast.records import Bool, Sample, SampleRef, UInt8
 
 Film = tuple[UInt8, Bool]
 Change = Callable[[UInt8, Bool, np.random.Generator], Film]
@@ -95,6 +98,12 @@ def _compressed(quality: int) -> Change:
     return compressed
 
 
+def _deep(image_HW: UInt8, mask_HW: Bool, rng: np.random.Generator) -> Film:
+    """The film as a 12-bit file would hold it, with its own window: read back it is stretched to 8 bit."""
+    values_HW = image_HW.astype(np.uint16) * np.uint16(11) + np.uint16(700)
+    return to_8_bit(values_HW + rng.integers(0, 11, image_HW.shape, np.uint16)), mask_HW
+
+
 def _blurred(share: float) -> Change:
     def blurred(image_HW: UInt8, mask_HW: Bool, _: np.random.Generator) -> Film:
         radius = share * max(image_HW.shape)
@@ -118,3 +127,54 @@ _CHANGES: Mapping[str, Change] = {
 PERTURBATIONS: tuple[Perturbation, ...] = tuple(
     Perturbation(name=name, change=change) for name, change in _CHANGES.items()
 )
+
+_LIKELY: Mapping[str, Change] = {
+    "rotated 5°": _rotated(5),
+    "rotated 10°": _rotated(10),
+    "rotated 20°": _rotated(20),
+    "shifted 5 %": _shifted(0.05),
+    "shifted 10 %": _shifted(0.1),
+    "cropped 5 %": _cropped(0.05),
+    "cropped 10 %": _cropped(0.1),
+    "darker (gamma 1.7)": _exposed(1.7),
+    "brighter (gamma 0.6)": _exposed(0.6),
+    "inverted": _inverted,
+    "noisy (10 levels)": _noisy(10),
+    "noisy (25 levels)": _noisy(25),
+    "JPEG quality 30": _compressed(30),
+    "JPEG quality 10": _compressed(10),
+    "12 bit, windowed": _deep,
+}
+ROBUSTNESS: tuple[Perturbation, ...] = tuple(
+    Perturbation(name=name, change=change) for name, change in _LIKELY.items()
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerturbedRef:
+    """A sample that is perturbed when it is loaded; its lungs become one structure."""
+
+    ref: SampleRef
+    perturbation: Perturbation
+
+    @property
+    def id(self) -> str:
+        return self.ref.id
+
+    @property
+    def facts(self) -> str:
+        return f"{self.ref.facts}\t{self.perturbation.name}"
+
+    def load(self) -> Sample:
+        """Raises what the sample itself raises."""
+        sample = self.ref.load()
+        lungs_HW = np.logical_or.reduce(list(sample.masks.values()))
+        seed = zlib.crc32(sample.id.encode(errors="surrogateescape"))
+        image_HW, mask_HW = self.perturbation.apply(sample.image_HW, lungs_HW, seed)
+        return replace(
+            sample,
+            image_HW=image_HW,
+            masks={"lungs": mask_HW},
+            content_sha256=content_sha256(image_HW),
+            spacing_mm=None,
+        )

@@ -18,9 +18,10 @@ import numpy.typing as npt
 
 from lungfast.errors import CacheError
 from lungfast.frozen import cache_format as fmt
-from lungfast.frozen.cache_format import Completion, Features, Fingerprint
+from lungfast.frozen.cache_format import Completion, Features
 from lungfast.frozen.cache_objects import Objects, is_temporary, open_objects
 from lungfast.frozen.cache_zarr import read_masks
+from lungfast.frozen.fingerprint import Fingerprint
 from lungfast.frozen.mask_summary import MaskSummary
 from lungfast.geometry import Frame, unpack_mask
 from lungfast.records import Bool, EncoderSpec, ImageRecord, Int64, UInt8
@@ -44,7 +45,8 @@ class EmbeddingCache:
         self._manifest = completion.manifest
         self._row_of_image = np.array([mark.row for mark in completion.marks], np.int64)
         self._image_of_row = np.full(self.n_rows, -1, np.int64)
-        self._image_of_row[self._row_of_image] = np.arange(len(completion.marks))
+        for image, mark in enumerate(completion.marks):
+            self._image_of_row[list(mark.image.rows)] = image
 
     @classmethod
     def open(cls, url: str) -> EmbeddingCache:
@@ -78,6 +80,11 @@ class EmbeddingCache:
         return self._manifest.n_rows
 
     @property
+    def n_views(self) -> int:
+        """Rows an image; the first is the unaltered view."""
+        return self._manifest.n_views
+
+    @property
     def has_pixels(self) -> bool:
         return self._manifest.pixels
 
@@ -102,6 +109,10 @@ class EmbeddingCache:
     def image_of_row(self, row: int) -> int:
         self._check_rows(np.array([row]))
         return int(self._image_of_row[row])
+
+    def images_of_rows(self) -> Int64:
+        """(rows,) the image of every row, altered views included; -1 at holes."""
+        return self._image_of_row.copy()
 
     # --- rows --------------------------------------------------------------------------------------
 
@@ -170,7 +181,11 @@ class EmbeddingCache:
 
     def summary(self, image: int) -> MaskSummary:
         """What prompts need of the image's masks; CacheError where it is damaged."""
-        key = fmt.summary_key(self.row_of_image(image))
+        return self.summary_of_row(self.row_of_image(image))
+
+    def summary_of_row(self, row: int) -> MaskSummary:
+        """The same of any view."""
+        key = fmt.summary_key(row)
         try:
             return MaskSummary.from_bytes(self._objects.get(key) or b"")
         except ValueError as error:

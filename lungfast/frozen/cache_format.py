@@ -1,4 +1,4 @@
-"""What a cache looks like on disk: its keys, its JSON, and the fingerprint that says what made it.
+"""What a cache looks like on disk: its keys and its JSON.
 
     zarr.json            root group; attributes hold the Manifest (written first: it marks the folder as ours)
     features/c.R.0.0.0   row R: (Eh, Ew, C), little-endian, uncompressed: the file *is* the array
@@ -6,11 +6,12 @@
     previews/c.R.0.0     row R: (S, S) grey at the encoder's input geometry (absent without pixels)
     masks/R/             a Zarr array (structures, H, ceil(W/8)) of packed bits, compressed
     summaries/R.bin      what prompts need of row R's masks (mask_summary.py)
-    marks/R.json         what is known of row R's image; a row counts by this object alone
+    marks/R.json         what is known of row R's image; its rows count by this object alone
     blobs/NAME           bytes that travel with the cache (SAM's prompt encoder and initial decoder)
     complete.json        the manifest, every mark, the blobs' hashes; written last
 
-Strings are JSON: Zarr's variable-length dtypes have no stable specification yet.
+The V views of image i are the rows i*V to i*V + V-1, the unaltered one first; previews, masks and marks stand
+at that first row. Strings are JSON: Zarr's variable-length dtypes have no stable specification yet.
 """
 
 from __future__ import annotations
@@ -19,84 +20,23 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from lungfast.errors import CacheError, UsageError
-from lungfast.records import EncoderSpec, Float16, Float32, ImageRecord, ResizeRule, Size, UInt8
+from lungfast.errors import CacheError
+from lungfast.frozen.fingerprint import Fingerprint, tuples
+from lungfast.records import EncoderSpec, Float16, Float32, ImageRecord, Size, UInt8
 
 T = TypeVar("T")
 
-FORMAT = 2
 ROOT, COMPLETE = "zarr.json", "complete.json"
 PREVIEW_SIZE = 512
 _ROW_OF_KEY = re.compile(r"(?:(?:features|targets|previews)/c\.|masks/|summaries/)(\d+)[./]")
 _OURS = re.compile(r"zarr\.json|complete\.json|(features|targets|previews|masks|summaries|marks|blobs)/.*")
 
 Features = Float16 | Float32
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fingerprint:
-    """Everything that decides a cache's numbers. ``data_sha256`` is known once the cache is complete."""
-
-    encoder: str
-    weights_sha256: str
-    input_size: int
-    resize: ResizeRule
-    pixel_mean: tuple[float, float, float]
-    pixel_std: tuple[float, float, float]
-    dtype: str
-    """As stored: ``float16`` or ``float32``."""
-    compute_dtype: str
-    device_class: str
-    """``cpu`` or ``cuda``."""
-    dataset_listing: str = ""
-    """Of the dataset as it was listed: file names and sizes, patients, labels, spacing."""
-    format: int = FORMAT
-    data_sha256: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.dtype not in {"float16", "float32"}:
-            raise UsageError("--dtype is unknown", found=self.dtype, expected="float16 or float32")
-
-    @classmethod
-    def of(cls, spec: EncoderSpec, *, dtype: str, compute_dtype: str, device_class: str) -> Fingerprint:
-        return cls(
-            encoder=spec.name,
-            weights_sha256=spec.weights_sha256,
-            input_size=spec.input_size,
-            resize=spec.resize,
-            pixel_mean=spec.pixel_mean,
-            pixel_std=spec.pixel_std,
-            dtype=dtype,
-            compute_dtype=compute_dtype,
-            device_class=device_class,
-        )
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Fingerprint:
-        found = content["format"]
-        if found != FORMAT:
-            fix = "update lungfast, or run embed again with --overwrite"
-            raise CacheError("the cache has another format", found=str(found), expected=str(FORMAT), fix=fix)
-        return cls(**_tuples(content))
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def difference(self, other: Fingerprint) -> str:
-        """The first field that differs, with both values; empty where none does.
-
-        ``data_sha256`` is compared only where both know it.
-        """
-        for field in fields(self):
-            mine, theirs = getattr(self, field.name), getattr(other, field.name)
-            if mine != theirs and not (field.name == "data_sha256" and None in {mine, theirs}):
-                return f"{field.name} {mine!r} against {theirs!r}"
-        return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +52,7 @@ class Manifest:
     def from_json(cls, content: Mapping[str, Any]) -> Manifest:
         return cls(
             fingerprint=Fingerprint.from_json(content["fingerprint"]),
-            spec=EncoderSpec(**_tuples(content["spec"])),
+            spec=EncoderSpec(**tuples(content["spec"])),
             n_rows=int(content["n_rows"]),
             pixels=bool(content["pixels"]),
         )
@@ -128,6 +68,23 @@ class Manifest:
             if mine != theirs:
                 return f"{name} {mine!r} against {theirs!r}"
         return found
+
+    @property
+    def n_views(self) -> int:
+        return self.fingerprint.views
+
+    @property
+    def n_images(self) -> int:
+        """Length of the listing, holes included."""
+        return self.n_rows // self.n_views
+
+    def rows_at(self, index: int) -> tuple[int, ...]:
+        """The rows of the image at a place of the listing."""
+        return tuple(range(index * self.n_views, (index + 1) * self.n_views))
+
+    def first_row(self, row: int) -> int:
+        """The row of the unaltered view of the same image."""
+        return row - row % self.n_views
 
     @property
     def row_shape(self) -> tuple[int, int, int]:
@@ -162,7 +119,7 @@ class Mark:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Mark:
-        return cls(image=ImageRecord(**_tuples(content["image"])), mask_sha256=tuple(content["mask_sha256"]))
+        return cls(image=ImageRecord(**tuples(content["image"])), mask_sha256=tuple(content["mask_sha256"]))
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -206,15 +163,6 @@ class Completion:
             "marks": [mark.as_dict() for mark in self.marks],
             "blobs": self.blobs,
         }
-
-
-def _tuples(value: Any) -> Any:
-    """JSON has lists where the dataclasses have tuples."""
-    if isinstance(value, list):
-        return tuple(_tuples(item) for item in value)
-    if isinstance(value, Mapping):
-        return {key: _tuples(item) for key, item in value.items()}
-    return value
 
 
 def to_json(content: Any) -> bytes:

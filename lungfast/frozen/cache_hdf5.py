@@ -23,8 +23,9 @@ from lungfast.files import disk_error
 from lungfast.frozen import cache_format as fmt
 from lungfast.frozen.cache import EmbeddingCache
 from lungfast.frozen.cache_format import Completion, Mark
-from lungfast.frozen.cache_prepared import PreparedRow
+from lungfast.frozen.cache_prepared import PreparedRow, PreparedView
 from lungfast.frozen.cache_writer import CacheWriter
+from lungfast.frozen.fingerprint import FORMAT
 from lungfast.frozen.mask_summary import MaskSummary
 from lungfast.geometry import pack_mask
 
@@ -57,7 +58,7 @@ def export_hdf5(
 
 def _write(file: h5py.File, cache: EmbeddingCache, progress: Progress | None) -> None:
     manifest, n_rows = cache.completion.manifest, cache.n_rows
-    file.attrs["lungfast_format"] = fmt.FORMAT
+    file.attrs["lungfast_format"] = FORMAT
     file["complete.json"] = np.frombuffer(fmt.to_json(cache.completion.as_dict()), np.uint8)
     arrays = {
         "features": (manifest.row_shape, manifest.row_dtype),
@@ -70,13 +71,14 @@ def _write(file: h5py.File, cache: EmbeddingCache, progress: Progress | None) ->
     for name in cache.completion.blobs:
         file[f"blobs/{name}"] = np.frombuffer(cache.blob(name), np.uint8)
     for image, mark in enumerate(cache.completion.marks):
+        for row in mark.image.rows:
+            file["features"][row] = cache.features([row])[0].reshape(manifest.row_shape)
+            file["targets"][row] = pack_mask(cache.targets([row])[0])
+            file[f"summaries/{row}"] = np.frombuffer(cache.summary_of_row(row).to_bytes(), np.uint8)
         row = mark.row
-        file["features"][row] = cache.features([row])[0].reshape(manifest.row_shape)
-        file["targets"][row] = pack_mask(cache.targets([row])[0])
         if manifest.pixels:
             file["previews"][row] = cache.preview(image)
         packed_SHX = np.stack([cache.packed_mask(image, name) for name in mark.image.structures])
-        file[f"summaries/{row}"] = np.frombuffer(cache.summary(image).to_bytes(), np.uint8)
         file.create_dataset(f"masks/{row}", data=packed_SHX, compression="gzip", fletcher32=True)
         if progress:
             progress(1)
@@ -94,7 +96,7 @@ def import_hdf5(path: Path, url: str, progress: Progress | None = None) -> None:
             url,
             spec=settings.spec,
             fingerprint=replace(settings.fingerprint, data_sha256=None),
-            n_images=settings.n_rows,
+            n_images=settings.n_images,
             pixels=settings.pixels,
         ) as writer:
             if not writer.complete:
@@ -121,14 +123,21 @@ def _read(file: h5py.File, content: Completion, writer: CacheWriter, progress: P
 def _read_row(file: h5py.File, mark: Mark, writer: CacheWriter) -> None:
     row = mark.row
     packed_SHX = file[f"masks/{row}"][()]
+    rows = list(mark.image.rows)
+    views = [
+        PreparedView(
+            target_hX=file["targets"][view],
+            summary=MaskSummary.from_bytes(file[f"summaries/{view}"][()].tobytes()),
+        )
+        for view in rows
+    ]
     prepared = PreparedRow.of(
         mark.image,
-        target_hX=file["targets"][row],
+        views=views,
         preview_SS=file["previews"][row] if "previews" in file else None,
         packed=dict(zip(mark.image.structures, packed_SHX, strict=True)),
-        summary=MaskSummary.from_bytes(file[f"summaries/{row}"][()].tobytes()),
     )
-    writer.put(prepared, file["features"][row])
+    writer.put(prepared, file["features"][rows])
 
 
 @contextmanager

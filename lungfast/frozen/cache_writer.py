@@ -8,18 +8,19 @@ rows that are whole and leftovers that nobody counts; the next one with the same
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 
 from lungfast.errors import CacheError
 from lungfast.frozen import cache_format as fmt
-from lungfast.frozen.cache_format import Completion, Features, Fingerprint, Manifest, Mark
+from lungfast.frozen.cache_format import Completion, Features, Manifest, Mark
 from lungfast.frozen.cache_objects import Objects, is_temporary, open_objects
-from lungfast.frozen.cache_prepared import PreparedRow, make_preview
+from lungfast.frozen.cache_prepared import PreparedRow, prepare_image
 from lungfast.frozen.cache_zarr import skeleton
-from lungfast.records import EncoderSpec, Sample, UInt8
+from lungfast.frozen.fingerprint import Fingerprint
+from lungfast.records import EncoderSpec, Sample, UInt8, View
 
 
 class CacheWriter:
@@ -46,12 +47,15 @@ class CacheWriter:
     ) -> Iterator[CacheWriter]:
         """Create a cache, or go on with an unfinished one of the same settings.
 
-        ``n_images`` is the length of the listing, skipped images included. Raises CacheError where something
+        ``n_images`` is the length of the listing, skipped images included; ``fingerprint.views`` the rows of
+        each. Raises CacheError where something
         else is there (``overwrite`` removes a cache, and only a cache) and LungfastError where another
         process writes, naming its pid, or the disk refuses.
         """
         objects = open_objects(url, fsync=fsync)
-        manifest = Manifest(fingerprint=fingerprint, spec=spec, n_rows=n_images, pixels=pixels)
+        manifest = Manifest(
+            fingerprint=fingerprint, spec=spec, n_rows=n_images * fingerprint.views, pixels=pixels
+        )
         _refuse_foreign(objects)  # before the lock too: nothing is left in a folder that is not ours
         with objects.hold():
             _refuse_foreign(objects)
@@ -120,57 +124,65 @@ class CacheWriter:
         leftovers = []
         for key in self._objects.sizes():
             row = fmt.row_of_key(key)
-            if is_temporary(key) or (row is not None and row not in self._marks):
+            if is_temporary(key) or (row is not None and self._manifest.first_row(row) not in self._marks):
                 leftovers.append(key)
         self._objects.delete(leftovers)
 
     def add(self, index: int, sample: Sample, features_NC: Features, preview_SS: UInt8 | None = None) -> None:
-        """Store one image as row ``index``: :meth:`prepare` and :meth:`put`."""
-        self.put(self.prepare(index, sample, preview_SS), features_NC)
+        """Store one image of a cache without altered views: :meth:`prepare` and :meth:`put`."""
+        self.put(self.prepare(index, sample, preview_SS), features_NC[None])
 
-    def prepare(self, index: int, sample: Sample, preview_SS: UInt8 | None = None) -> PreparedRow:
-        """What row ``index`` (its place in the listing) stores beside features; in any thread.
+    def prepare(
+        self, index: int, sample: Sample, preview_SS: UInt8 | None = None, *, views: Sequence[View] = ()
+    ) -> PreparedRow:
+        """What the image at ``index`` (its place in the listing) stores beside features; in any thread.
 
-        ``preview_SS`` None: made from the sample.
+        ``preview_SS`` None: made from the sample. ``views`` are the altered ones alone.
         """
-        if self._manifest.pixels and preview_SS is None:
-            preview_SS = make_preview(sample.image_HW, self._manifest.spec)
-        return PreparedRow.of_sample(index, sample, self._manifest.spec, preview_SS)
+        return prepare_image(self._manifest, index, sample, views, preview_SS)
 
-    def put(self, prepared: PreparedRow, features_NC: Features) -> None:
-        """Store a row; it counts once its mark stands.
+    def put(self, prepared: PreparedRow, features_VNC: Features) -> None:
+        """Store all rows of an image; they count once its mark stands.
 
-        ``features_NC`` are the encoder's tokens, row-major over (Eh, Ew), stored in the fingerprint's dtype;
-        values that are not finite there raise CacheError.
+        ``features_VNC`` are the encoder's tokens of its views, row-major over (Eh, Ew), stored in the
+        fingerprint's dtype; values that are not finite there raise CacheError.
         """
-        stored = self._stored(prepared.image.id, features_NC)
+        stored = self._stored(prepared.image.id, features_VNC)
         mark = Mark(image=prepared.image, mask_sha256=prepared.mask_sha256)
         self._refuse_collision(mark)
-        row, put, manifest = mark.row, self._objects.put, self._manifest
-        put(fmt.row_key("features", row), _checked_bytes(stored, manifest.row_shape, "features"))
-        put(fmt.row_key("targets", row), _checked_bytes(prepared.target_hX, manifest.target_shape, "target"))
+        put, manifest = self._objects.put, self._manifest
+        for row, view, view_features in zip(prepared.image.rows, prepared.views, stored, strict=True):
+            put(fmt.row_key("features", row), view_features.tobytes())
+            put(fmt.row_key("targets", row), _checked_bytes(view.target_hX, manifest.target_shape, "target"))
+            put(fmt.summary_key(row), view.summary.to_bytes())
         if manifest.pixels and prepared.preview_SS is not None:
-            side = manifest.preview_size
-            put(fmt.row_key("previews", row), _checked_bytes(prepared.preview_SS, (side, side), "preview"))
+            shape = (manifest.preview_size,) * 2
+            put(fmt.row_key("previews", mark.row), _checked_bytes(prepared.preview_SS, shape, "preview"))
         for key, content in prepared.masks.items():
             put(key, content)
-        put(fmt.summary_key(row), prepared.summary.to_bytes())
-        put(fmt.mark_key(row), fmt.to_json(mark.as_dict()))
+        put(fmt.mark_key(mark.row), fmt.to_json(mark.as_dict()))
         self._remember(mark)
 
-    def _stored(self, sample_id: str, features_NC: Features) -> Features:
+    def _stored(self, sample_id: str, features_VNC: Features) -> Features:
+        shape = (self._manifest.n_views, *self._manifest.row_shape)
+        if np.size(features_VNC) != np.prod(shape):
+            raise CacheError(
+                f"the features of {sample_id} have another shape",
+                found=str(np.shape(features_VNC)),
+                expected=str(shape),
+            )
         with np.errstate(over="ignore"):  # an overflow is found below, and named
-            stored_NC = np.asarray(features_NC).astype(self._manifest.row_dtype)
-        if not np.isfinite(stored_NC).all():
-            fits = bool(np.isfinite(features_NC).all())
+            stored_VNC = np.asarray(features_VNC).astype(self._manifest.row_dtype)
+        if not np.isfinite(stored_VNC).all():
+            fits = bool(np.isfinite(features_VNC).all())
             raise CacheError(
                 f"the features of {sample_id} are not finite in {self._manifest.fingerprint.dtype}",
-                found=f"up to {np.abs(features_NC).max():.4g}"
+                found=f"up to {np.abs(features_VNC).max():.4g}"
                 if fits
                 else "NaN or infinity from the encoder",
                 fix="use --dtype float32" if fits else "check the weights and --precision",
             )
-        return np.asarray(stored_NC.reshape(self._manifest.row_shape))
+        return np.asarray(stored_VNC.reshape(shape))
 
     def _refuse_collision(self, mark: Mark) -> None:
         if self.complete:
@@ -205,7 +217,7 @@ class CacheWriter:
         self._completion = completion
 
 
-def _checked_bytes(array: Features | UInt8, shape: tuple[int, ...], name: str) -> bytes:
+def _checked_bytes(array: UInt8, shape: tuple[int, ...], name: str) -> bytes:
     if array.shape != shape:
         raise CacheError(
             f"the {name} of a row has another shape", found=str(array.shape), expected=str(shape)

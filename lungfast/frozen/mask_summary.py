@@ -73,7 +73,7 @@ class MaskSummary:
     @property
     def whole_4(self) -> Float64:
         """One tight box around both lungs; the whole image where the mask is empty."""
-        return _union_box(self.boxes_S4)
+        return union_box(self.boxes_S4)
 
 
 def summarise_mask(masks: Mapping[str, Bool], grid: int = PRIOR_GRID) -> MaskSummary:
@@ -105,7 +105,8 @@ def average_mask(masks: Iterable[Bool], grid: int = PRIOR_GRID) -> Float32:
     return (total_hw / max(1, count)).astype(np.float32)
 
 
-def _union_box(boxes_S4: Float64) -> Float64:
+def union_box(boxes_S4: Float64) -> Float64:
+    """One box around all; the whole image where there is none."""
     if len(boxes_S4) == 0:
         return np.array(WHOLE_IMAGE_4)
     return np.concatenate([boxes_S4[:, :2].min(axis=0), boxes_S4[:, 2:].max(axis=0)])

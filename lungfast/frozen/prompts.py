@@ -9,14 +9,14 @@ no ground truth.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from lungfast.errors import DataError, UsageError
-from lungfast.frozen.mask_summary import MaskSummary
+from lungfast.frozen.mask_summary import MaskSummary, union_box
 from lungfast.frozen.priors import (
     Placement,
     Prior,
@@ -95,12 +95,17 @@ class PromptConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptImages:
-    """What prompts need to know of a cache: per image its id, frame and mask summary, per row its image."""
+    """What prompts need to know of a cache: per image its id, frame and mask summary, per row its image.
+
+    ``boxes_of_row`` gives the lungs' boxes (lungs, 4) of any row, an altered view's too; None: those of the
+    image's summary.
+    """
 
     ids: Sequence[str]
     frames: Sequence[Frame]
     image_of_row: Int64
     summaries: Sequence[MaskSummary]
+    boxes_of_row: Callable[[int], Float64] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -160,8 +165,14 @@ class CachePrompts:
 
     def tokens(self, rows_B: Int64, *, epoch: int | None) -> PromptTokens:
         """Encoded prompts (B, I, P, C) of rows; ``epoch`` None (validation, test) perturbs nothing."""
-        images = self.images.image_of_row[np.asarray(rows_B)].tolist()
-        return self.encoded([self.coordinates(image, epoch=epoch) for image in images])
+        rows = np.asarray(rows_B)
+        images = self.images.image_of_row[rows].tolist()
+        return self.encoded(
+            [
+                self.coordinates(image, epoch=epoch, row=row)
+                for image, row in zip(images, rows.tolist(), strict=True)
+            ]
+        )
 
     def encoded(self, coordinates_B: Sequence[tuple[Float64, Float64]]) -> PromptTokens:
         """Tokens of points and boxes as :meth:`coordinates` gives them, one pair an image."""
@@ -174,10 +185,16 @@ class CachePrompts:
         )
         return PromptTokens(tokens_BIPC=tokens_BIPC, mask_BIP=np.ones(tokens_BIPC.shape[:3], bool))
 
-    def coordinates(self, image: int, *, epoch: int | None) -> tuple[Float64, Float64]:
-        """Points (I, N, 2) and boxes (I, 4) of one image, in the encoder's input pixels."""
+    def coordinates(
+        self, image: int, *, epoch: int | None, row: int | None = None
+    ) -> tuple[Float64, Float64]:
+        """Points (I, N, 2) and boxes (I, 4) of one image, in the encoder's input pixels.
+
+        ``row`` may be that of an altered view. What comes from the prior stays where it is: at test time too
+        it is put on a film without asking how the patient stands. A box of the truth is that of the view.
+        """
         frame = self.images.frames[image]
-        points_IN2, boxes_I4 = self.prior.points_IN2, self._boxes(image)
+        points_IN2, boxes_I4 = self.prior.points_IN2, self._boxes(image, row)
         corners_I22 = frame.points_to_input(boxes_I4.reshape(-1, 2, 2))
         if epoch is not None:
             rng = np.random.default_rng([self.seed, epoch, zlib.crc32(self.images.ids[image].encode())])
@@ -186,14 +203,16 @@ class CachePrompts:
             corners_I22 = self._moved_outward(corners_I22, frame, rng)
         return frame.points_to_input(points_IN2), corners_I22.reshape(-1, 4)
 
-    def _boxes(self, image: int) -> Float64:
-        """Normalised (I, 4): of this image's own mask for an oracle, else of the prior."""
+    def _boxes(self, image: int, row: int | None) -> Float64:
+        """Normalised (I, 4): of this view's own mask for an oracle, else of the prior."""
         if not self.is_oracle:
             return self.prior.boxes_I4
-        summary = self.images.summaries[image]
-        if self.n_instances == 2 and len(summary.boxes_S4) == 2:
-            return summary.boxes_S4
-        return np.stack([summary.whole_4] * self.n_instances)
+        boxes_S4 = self.images.summaries[image].boxes_S4
+        if row is not None and self.images.boxes_of_row is not None:
+            boxes_S4 = self.images.boxes_of_row(row)
+        if self.n_instances == 2 and len(boxes_S4) == 2:
+            return boxes_S4
+        return np.stack([union_box(boxes_S4)] * self.n_instances)
 
     def _moved_outward(self, corners_I22: Float64, frame: Frame, rng: np.random.Generator) -> Float64:
         if self.config.box_jitter_px == 0:

@@ -31,26 +31,27 @@ IMAGE_BYTES = 2048
 """What the cache's own table costs an image: 9.2 MB for 5,000 images, see bench_memory."""
 
 
-def open_rows(cache: EmbeddingCache, memory_bytes: int, *, batch_rows: int = 8) -> RowSource:
+def open_rows(cache: EmbeddingCache, memory_bytes: int, *, batch_rows: int = 8, views: int = 1) -> RowSource:
     """Resident where everything fits into ``memory_bytes``, otherwise streamed within them.
 
     ``batch_rows`` is G*B of the batches that will be asked for: two of them exist when one follows another.
+    ``views`` of each image will be asked for, the first ones.
     """
-    if fits(cache, memory_bytes, batch_rows=batch_rows):
-        return ResidentRows(cache)
+    if fits(cache, memory_bytes, batch_rows=batch_rows, views=views):
+        return ResidentRows(cache, views=views)
     return StreamedRows(cache, memory_bytes=memory_bytes - len(cache.images) * IMAGE_BYTES)
 
 
-def fits(cache: EmbeddingCache, memory_bytes: int, *, batch_rows: int) -> bool:
-    """Whether all rows and two batches may be in memory."""
-    needed = resident_bytes(cache) + 2 * batch_rows * _batch_row_bytes(cache)
+def fits(cache: EmbeddingCache, memory_bytes: int, *, batch_rows: int, views: int = 1) -> bool:
+    """Whether the rows of so many views of every image, and two batches, may be in memory."""
+    needed = resident_bytes(cache, views=views) + 2 * batch_rows * _batch_row_bytes(cache)
     return needed + len(cache.images) * IMAGE_BYTES <= memory_bytes
 
 
-def resident_bytes(cache: EmbeddingCache) -> int:
-    """What :class:`ResidentRows` holds; holes cost nothing, their pages are never touched."""
+def resident_bytes(cache: EmbeddingCache, *, views: int = 1) -> int:
+    """What :class:`ResidentRows` holds; other rows cost nothing, their pages are never touched."""
     height, width = cache.spec.low_size
-    return len(cache.images) * (cache.row_bytes + height * width)
+    return views * len(cache.images) * (cache.row_bytes + height * width)
 
 
 def _batch_row_bytes(cache: EmbeddingCache) -> int:
@@ -91,10 +92,11 @@ class _Valid:
 
 
 class ResidentRows:
-    """Every row in memory, in the stored dtype, read once by several threads."""
+    """The first ``views`` rows of every image in memory, in the stored dtype, read by several threads."""
 
-    def __init__(self, cache: EmbeddingCache) -> None:
+    def __init__(self, cache: EmbeddingCache, *, views: int = 1) -> None:
         spec = cache.spec
+        self.views = views
         self._valid = _Valid(cache)
         self._known = np.zeros(cache.n_rows, bool)
         self._features_RNC: npt.NDArray[Any] = np.empty(
@@ -107,7 +109,7 @@ class ResidentRows:
             self._targets_Rhw[row] = cache.targets([row])[0]
             self._known[row] = True
 
-        rows = [row for image in cache.images for row in image.rows]
+        rows = [row for image in cache.images for row in image.rows[:views]]
         with ThreadPoolExecutor(min(READ_THREADS, cpu_count())) as pool:
             deque(pool.map(load, rows), maxlen=0)
 

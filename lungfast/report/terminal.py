@@ -80,10 +80,13 @@ def cv_table(content: Row) -> Table:
 
 def fold_table(row: Row) -> Table:
     """What one prompt's folds chose and scored."""
-    varying, constant = _settings(row["per_fold"])
+    folds = row["per_fold"]
+    if row.get("ensemble"):  # the first member speaks for all
+        folds = list({fold["fold"]: fold for fold in reversed(folds)}.values())[::-1]
+    varying, constant = _settings(folds)
     names = ["fold", *varying, "epoch", "thr", "val F1", "test F1", "test IoU", "n"]
     table = _table(f"{row['key']}, fold by fold", names)
-    for fold in row["per_fold"]:
+    for fold in folds:
         table.add_row(
             fold["fold"],
             *(SETTINGS[name](fold) for name in varying),
@@ -95,6 +98,22 @@ def fold_table(row: Row) -> Table:
             str(fold["n_test"]),
         )
     table.caption = constant.removeprefix(", ")
+    return table
+
+
+def robustness_table(content: Row) -> Table:
+    """One line per perturbation, a column of F1 and of its change for every run."""
+    runs = list(dict.fromkeys(row["run"] for row in content["rows"]))
+    names = list(dict.fromkeys(row["perturbation"] for row in content["rows"]))
+    found = {(row["run"], row["perturbation"]): row for row in content["rows"]}
+    table = _table(
+        "F1 on perturbed films", ["film", *(f"{run}{of}" for run in runs for of in ("", ", change"))]
+    )
+    for name in names:
+        rows = [found[run, name] for run in runs]
+        cells = [(_cell(row["f1_image"]["mean"]), f"{row['change']['mean']:+.4f}") for row in rows]
+        table.add_row(name, *(text for pair in cells for text in pair))
+    table.caption = f"{content['rows'][0]['f1_image']['n']} test images, each by decoders that do not know it"
     return table
 
 
@@ -238,4 +257,6 @@ def _per_image(row: Row) -> str:
     if f1 is None:
         return f"{row['key']}: no result, a fold has no decoder that did not diverge"
     interval = "" if f1["ci95"] is None else f" [95 % {f1['ci95'][0]:.4f} to {f1['ci95'][1]:.4f}]"
-    return f"{row['key']}: F1 per image {f1['mean']:.4f}{interval}, n = {f1['n']}"
+    found = row.get("calibration")
+    error = f", calibration error {found['ece']:.4f}" if found else ""
+    return f"{row['key']}: F1 per image {f1['mean']:.4f}{interval}, n = {f1['n']}{error}"

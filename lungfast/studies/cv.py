@@ -18,9 +18,10 @@ from lungfast.runs import results
 from lungfast.studies.comparisons import Side, comparisons
 from lungfast.studies.on_request import Extras, Measures, extras_of, measure_extras
 from lungfast.studies.protocol import Cell, Outcome, Study
-from lungfast.studies.scoring import Scored
+from lungfast.studies.scoring import Scored, consecutive
 from lungfast.studies.summaries import (
     FoldScores,
+    calibration,
     curve,
     empty_summary,
     fold_seed_values,
@@ -54,6 +55,8 @@ class CvConfig:
     folds: int = 5
     seeds: tuple[int, ...] = (0,)
     split_seed: int = 0
+    ensemble: bool = False
+    """The seeds of a fold decide together, by the mean of their logits."""
     extras: Extras = field(default_factory=Extras)
 
 
@@ -69,9 +72,13 @@ class RowPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Winner:
-    """The chosen decoder of one fold and seed, with its test scores."""
+    """The chosen decoder of one fold and seed, or those of all its seeds together, with its test scores.
+
+    ``best`` is the decoder's outcome, or that of the ``members`` together.
+    """
 
     best: Outcome
+    members: Sequence[Outcome]
     test: Scored
 
     @property
@@ -81,8 +88,15 @@ class Winner:
             fold=cell.split.name, seed=cell.config.seed, scored=self.test, index=chosen(self.best).index
         )
 
-    def row(self) -> dict[str, Any]:
-        return config_row(self.best) | {"n_test": len(self.test.images), "test": self.scores.means()}
+    def rows(self) -> list[dict[str, Any]]:
+        """One a member; threshold and test scores are those of all together."""
+        common = {
+            "threshold": chosen(self.best).threshold,
+            "together": len(self.members),
+            "n_test": len(self.test.images),
+            "test": self.scores.means(),
+        }
+        return [config_row(one) | common for one in self.members]
 
 
 def cross_validate(
@@ -97,7 +111,7 @@ def cross_validate(
     trained = study.fit(cells)
     study.run.write_rows("history.csv", history_rows(trained))
     outcomes = {outcome.cell.config.key: outcome for outcome in study.validate(cells, trained)}
-    found = _test(plans, outcomes, study)
+    found = _test(plans, outcomes, study, together=config.ensemble)
     _write_images(study, list(outcomes.values()), found, images)
     measures = _measures(study, found, config.extras)
     rows = [_row(plan, found[plan.key], study, config, measures) for plan in plans]
@@ -141,30 +155,40 @@ def _priors(study: Study, cells: Sequence[Cell]) -> dict[str, Any]:
     return {f"{cell.split.name}_{cell.prompt.kind}": study.prompts(cell).describe() for cell in cells}
 
 
-def _test(plans: Sequence[RowPlan], outcomes: Mapping[str, Outcome], study: Study) -> dict[str, list[Winner]]:
-    """The best outcome of every fold and seed by validation, then its test scores."""
-    best = {
-        (plan.key, *group): winner
-        for plan in plans
-        for group, cells in plan.cells.items()
-        if (winner := best_of([outcomes[cell.config.key] for cell in cells]))
-    }
-    tested = study.test(list(best.values()))
+def _test(
+    plans: Sequence[RowPlan], outcomes: Mapping[str, Outcome], study: Study, *, together: bool
+) -> dict[str, list[Winner]]:
+    """The best outcome of every fold and seed by validation, alone or together, then its test scores."""
+    members: dict[tuple[str, str, int], list[Outcome]] = {}
+    for plan in plans:
+        for (fold, seed), cells in plan.cells.items():
+            if winner := best_of([outcomes[cell.config.key] for cell in cells]):
+                members.setdefault((plan.key, fold, 0 if together else seed), []).append(winner)
+    groups = list(members.values())
+    if together:
+        best = study.join(groups)
+        tested = study.score_together(groups, [one.cell.split.test for one in best], "test, together")
+    else:
+        best = [group[0] for group in groups]
+        tested = study.test(best)
     found: dict[str, list[Winner]] = {plan.key: [] for plan in plans}
-    for (key, *_), winner, scored in zip(best, best.values(), tested, strict=True):
-        found[key].append(Winner(best=winner, test=scored))
+    for (key, *_), group, one, scored in zip(members, groups, best, tested, strict=True):
+        found[key].append(Winner(best=one, members=group, test=scored))
     return found
 
 
 def _measures(study: Study, found: Mapping[str, Sequence[Winner]], extras: Extras) -> Measures:
     winners = [winner for group in found.values() for winner in group]
-    cells = [winner.best.cell for winner in winners]
+    cells = [member.cell for winner in winners for member in winner.members]
     candidates = study.candidates(cells, [cell.split.test for cell in cells])
-    return measure_extras(study, candidates, [chosen(winner.best).threshold for winner in winners], extras)
+    groups = consecutive([len(winner.members) for winner in winners])
+    thresholds = [chosen(winner.best).threshold for winner in winners]
+    return measure_extras(study, candidates, groups, thresholds, extras)
 
 
 def _is_complete(plan: RowPlan, winners: Sequence[Winner]) -> bool:
-    return len(winners) == len(plan.cells)
+    """Every fold and seed has a decoder that works."""
+    return sum(len(winner.members) for winner in winners) == len(plan.cells)
 
 
 def _write_images(
@@ -189,11 +213,13 @@ def _row(
         "needs_ground_truth": plan.prompt.is_oracle,
         "loss": plan.loss,
         "seeds": list(config.seeds),
+        "ensemble": config.ensemble,
         "status": "done" if _is_complete(plan, winners) else "diverged",
     }
     if row["status"] == "done":
         scores = [winner.scores for winner in winners]
         row |= summary(scores, study.workspace.cache.images, seed=config.seeds[0])
+        row["calibration"] = calibration(scores)
         row["curve"] = curve(
             study.settings.thresholds,
             [winner.best.val for winner in winners if winner.best.val],
@@ -203,7 +229,7 @@ def _row(
             config.extras,
             measures,
             {
-                (one.fold, one.seed): winner.best.cell.config.key
+                (one.fold, one.seed): winner.members[0].cell.config.key
                 for one, winner in zip(scores, winners, strict=True)
             },
             scores,
@@ -212,7 +238,7 @@ def _row(
         )
     else:
         row |= empty_summary()
-    return row | {"per_fold": [winner.row() for winner in winners]}
+    return row | {"per_fold": [row for winner in winners for row in winner.rows()]}
 
 
 def _comparisons(

@@ -16,18 +16,22 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from lungfast.errors import DataError, LungfastError
-from lungfast.frozen.cache import Fingerprint
+from lungfast.data.views import MOST_VIEWS, ViewConfig, make_views
+from lungfast.errors import DataError, LungfastError, UsageError
 from lungfast.frozen.cache_prepared import PreparedRow
 from lungfast.frozen.cache_writer import CacheWriter
 from lungfast.frozen.encoders import Encoder
+from lungfast.frozen.fingerprint import Fingerprint
 from lungfast.records import Float32, Listing, SampleRef, UInt8
 from lungfast.studies.ahead import in_batches, work_ahead
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig:
-    """Where to, in which dtype, how many images at once, and what else to store."""
+    """Where to, in which dtype, how many images at once, and what else to store.
+
+    ``views`` rows an image: the unaltered one, and altered ones as ``altered`` says.
+    """
 
     url: str
     dtype: str = "float16"
@@ -35,6 +39,12 @@ class EmbedConfig:
     pixels: bool = True
     fsync: bool = False
     overwrite: bool = False
+    views: int = 1
+    altered: ViewConfig = field(default_factory=ViewConfig)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.views <= MOST_VIEWS:
+            raise UsageError("--views is out of range", found=str(self.views), expected=f"1 to {MOST_VIEWS}")
 
 
 @dataclass(kw_only=True)
@@ -58,9 +68,9 @@ class EmbedListener(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Ready:
-    """An image as the encoder takes it, and the rest of its row."""
+    """The views of an image as the encoder takes them, and the rest of its rows."""
 
-    image: UInt8
+    views: tuple[UInt8, ...]
     row: PreparedRow
 
 
@@ -71,25 +81,18 @@ def embed(listing: Listing, encoder: Encoder, config: EmbedConfig, listener: Emb
     rows that were committed before stay committed.
     """
     report = EmbedReport()
-    settings = Fingerprint.of(
-        encoder.spec,
-        dtype=config.dtype,
-        compute_dtype=encoder.precision,
-        device_class=encoder.device.type,
-    )
-    fingerprint = replace(settings, dataset_listing=_digest(listing))
     listener.phase("embedding", len(listing.refs))
     with CacheWriter.open(
         config.url,
         spec=encoder.spec,
-        fingerprint=fingerprint,
+        fingerprint=_fingerprint(listing, encoder, config),
         n_images=len(listing.refs),
         pixels=config.pixels,
         fsync=config.fsync,
         overwrite=config.overwrite,
     ) as writer:
         todo = [
-            (ref.id, partial(_ready, index, ref, writer, encoder))
+            (ref.id, partial(_ready, index, ref, writer, encoder, config))
             for index, ref in enumerate(listing.refs)
             if ref.id not in writer.done
         ]
@@ -102,17 +105,18 @@ def embed(listing: Listing, encoder: Encoder, config: EmbedConfig, listener: Emb
         seen = set(writer.content_hashes)
 
         def batches() -> Iterator[tuple[tuple[list[PreparedRow], int], Callable[[], Float32]]]:
-            for batch in in_batches(work_ahead(todo), config.batch_size):
+            for batch in in_batches(work_ahead(todo), max(1, config.batch_size // config.views)):
                 items = [item for _, item in batch]
                 usable = _usable(items, seen, report, drop_duplicates=listing.drop_duplicates)
-                images = [ready.image for ready in usable]
-                yield ([ready.row for ready in usable], len(batch)), partial(_encode, encoder, images)
+                images = [view for ready in usable for view in ready.views]
+                rows = [ready.row for ready in usable]
+                yield (rows, len(batch)), partial(_encode, encoder, images, config.batch_size)
 
         for (rows, n_seen), features_BNC in work_ahead(batches(), threads=1):
             if isinstance(features_BNC, DataError):
                 raise features_BNC
-            for row, features_NC in zip(rows, features_BNC, strict=True):
-                writer.put(row, features_NC)
+            for row, features_VNC in zip(rows, _by_image(features_BNC, config.views), strict=True):
+                writer.put(row, features_VNC)
             report.embedded += len(rows)
             listener.advance(n_seen)
         if not (report.embedded or report.already):
@@ -121,25 +125,50 @@ def embed(listing: Listing, encoder: Encoder, config: EmbedConfig, listener: Emb
     return report
 
 
+def _fingerprint(listing: Listing, encoder: Encoder, config: EmbedConfig) -> Fingerprint:
+    settings = Fingerprint.of(
+        encoder.spec,
+        dtype=config.dtype,
+        compute_dtype=encoder.precision,
+        device_class=encoder.device.type,
+    )
+    altered = str(config.altered) if config.views > 1 else ""
+    return replace(settings, dataset_listing=_digest(listing), views=config.views, view_settings=altered)
+
+
 def _digest(listing: Listing) -> str:
     """Another dataset, or other patients, must not pass for the one that the cache was made from."""
     return hashlib.sha256("\n".join(ref.facts for ref in listing.refs).encode()).hexdigest()
 
 
-def _ready(index: int, ref: SampleRef, writer: CacheWriter, encoder: Encoder) -> _Ready:
+def _ready(index: int, ref: SampleRef, writer: CacheWriter, encoder: Encoder, config: EmbedConfig) -> _Ready:
     sample = ref.load()
-    return _Ready(image=encoder.prepare(sample.image_HW), row=writer.prepare(index, sample))
+    image_HW = encoder.prepare(sample.image_HW)
+    size = int(image_HW.shape[0]), int(image_HW.shape[1])
+    altered = make_views(sample, config.views, size, config.altered)
+    return _Ready(
+        views=(image_HW, *(view.image_HW for view in altered)),
+        row=writer.prepare(index, sample, views=altered),
+    )
 
 
-def _encode(encoder: Encoder, images: Sequence[UInt8]) -> Float32:
+def _encode(encoder: Encoder, images: Sequence[UInt8], at_once: int) -> Float32:
+    """(images, N, C), ``at_once`` of them a pass."""
     if not images:
         return np.empty((0, encoder.spec.n_tokens, encoder.spec.channels), np.float32)
     try:
-        return encoder.encode(images)
+        parts = [encoder.encode(images[i : i + at_once]) for i in range(0, len(images), at_once)]
     except torch.OutOfMemoryError as error:
         raise LungfastError(
-            f"the GPU's memory is too small for {len(images)} images at once", fix="use --batch 1"
+            f"the GPU's memory is too small for {min(at_once, len(images))} images at once",
+            fix="use --batch 1",
         ) from error
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _by_image(features_BNC: Float32, n_views: int) -> Float32:
+    """(images, views, N, C)"""
+    return features_BNC.reshape(-1, n_views, *features_BNC.shape[1:])
 
 
 def _usable(

@@ -55,6 +55,10 @@ class Settings:
     """Scanned for the curves; chosen among them, or among ``choose_among`` alone."""
     choose_among: tuple[float, ...] = ()
     save_logits: bool = False
+    views: int = 1
+    """Views of a training image that epochs draw from: the first ones that the cache holds."""
+    recipe: str = ""
+    """Where the settings come from, in words; empty: option by option."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +111,11 @@ class Fitter:
         """Rows in memory or streamed: decided anew on every start, as it changes no result."""
         width, longest = self.chosen["width"], max(len(rows) for rows in plan.train_rows_K)
         row_bytes = row_budget(self._settings.memory_bytes, width, self._workspace.device)
-        self._workspace.hold_rows(row_bytes, batch_rows=width * min(self._settings.train.batch_size, longest))
+        self._workspace.hold_rows(
+            row_bytes,
+            batch_rows=width * min(self._settings.train.batch_size, longest),
+            views=self._settings.views,
+        )
 
     def read_state(self, key: str) -> dict[str, Tensor]:
         """A finished decoder's weights under segment-anything's MaskDecoder names."""

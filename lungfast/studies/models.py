@@ -43,6 +43,8 @@ class Model:
     path: Path
     n_train: int
     val_f1: float
+    together: bool = False
+    """It decides together with the other seeds of its fold."""
 
     def state(self) -> dict[str, Tensor]:
         """Its weights under segment-anything's MaskDecoder names."""
@@ -178,6 +180,7 @@ class FinishedRun:
             path=self.path / "decoders" / f"{row['decoder']}.safetensors",
             n_train=row["n_train"],
             val_f1=row["val_f1"],
+            together=row.get("together", 1) > 1,
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from lungfast.records import ImageRecord
 from lungfast.studies.masks import MaskMeasures, cleaned_summary, measure_masks, surface_summary
 from lungfast.studies.protocol import Study
-from lungfast.studies.scoring import Candidate, predictions
+from lungfast.studies.scoring import Candidate, joined, predictions
 from lungfast.studies.summaries import FoldScores, per_image
 
 Measures = Mapping[str, Mapping[int, MaskMeasures]]
@@ -32,18 +32,26 @@ class Extras:
 
 
 def measure_extras(
-    study: Study, candidates: Sequence[Candidate], thresholds: Sequence[float], extras: Extras
+    study: Study,
+    candidates: Sequence[Candidate],
+    groups: Sequence[Sequence[int]],
+    thresholds: Sequence[float],
+    extras: Extras,
 ) -> Measures:
-    """Measures of every candidate's images at its threshold; empty where nothing is asked for."""
-    found: dict[str, dict[int, MaskMeasures]] = {one.key: {} for one in candidates}
+    """Measures of the images of every group of candidates at its threshold, under its first one's key.
+
+    Empty where nothing is asked for.
+    """
+    heads = [candidates[group[0]] for group in groups]
+    found: dict[str, dict[int, MaskMeasures]] = {one.key: {} for one in heads}
     if not extras.any:
         return found
-    study.listener.phase("measuring masks", sum(len(one.images) for one in candidates))
-    logits = predictions(study.workspace, candidates, width=study.width)
+    study.listener.phase("measuring masks", sum(len(one.images) for one in heads))
+    logits = joined(predictions(study.workspace, candidates, width=study.width), groups)
     for k, image, measures in measure_masks(
         study.workspace.cache, logits, thresholds, surface=extras.surface, clean=extras.clean
     ):
-        found[candidates[k].key][image] = measures
+        found[heads[k].key][image] = measures
         study.listener.advance()
     return found
 

@@ -18,9 +18,19 @@ from lungfast.records import DecoderConfig, Int64, Plan, Split
 from lungfast.runs import LogitsFile, RunFolder
 from lungfast.scored.scores import ThresholdChoice, choose_threshold
 from lungfast.studies.fitting import Executor, Fitter, Listener, Settings, Trained, in_process
-from lungfast.studies.scoring import Candidate, Predictions, Scored, predictions, score
+from lungfast.studies.scoring import (
+    Candidate,
+    Predictions,
+    Scored,
+    consecutive,
+    joined,
+    predictions,
+    score,
+)
 from lungfast.studies.workspace import Workspace
 from lungfast.trained.trainer import DIVERGED
+
+TEST = "test"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +88,9 @@ class Study:
         rows = self.workspace.rows_of
         return Plan(
             configs=tuple(cell.config for cell in cells),
-            train_rows_K=tuple(rows(cell.split.train) for cell in cells),
+            train_rows_K=tuple(
+                self.workspace.views_of(cell.split.train, self.settings.views) for cell in cells
+            ),
             val_rows_K=tuple(rows(cell.split.val) for cell in cells),
             prompts_K=tuple(self.prompts(cell) for cell in cells),
         )
@@ -138,7 +150,34 @@ class Study:
     def test(self, outcomes: Sequence[Outcome]) -> list[Scored]:
         """Test scores of chosen decoders."""
         cells = [outcome.cell for outcome in outcomes]
-        return self.score(cells, [cell.split.test for cell in cells], "test")
+        return self.score(cells, [cell.split.test for cell in cells], TEST)
+
+    # --- decoders that decide together ---
+
+    def join(self, groups: Sequence[Sequence[Outcome]]) -> list[Outcome]:
+        """One outcome a group, of the mean of its members' logits: its validation scores and threshold."""
+        heads = [group[0] for group in groups]
+        scored = self.score_together(groups, [one.cell.split.val for one in heads], "val, together")
+        return [
+            replace(head, cell=_joint_cell(group), val=one, choice=self._choose(one))
+            for head, group, one in zip(heads, groups, scored, strict=True)
+        ]
+
+    def score_together(
+        self, groups: Sequence[Sequence[Outcome]], images_G: Sequence[Int64], part: str
+    ) -> list[Scored]:
+        """Scores of every group's mean logits on its own images."""
+        counts = [len(group) for group in groups]
+        self.listener.phase(f"scoring {part}", sum(len(images) for images in images_G))
+        cells = [one.cell for group in groups for one in group]
+        images_K = [images for images, n in zip(images_G, counts, strict=True) for _ in range(n)]
+        predicted = predictions(
+            self.workspace,
+            self.candidates(cells, images_K),
+            width=self.width,
+            batch_size=self.settings.train.batch_size,
+        )
+        return self._scored(joined(predicted, consecutive(counts)), images_G, part)
 
     @property
     def width(self) -> int:
@@ -164,9 +203,14 @@ class Study:
         predicted = predictions(self.workspace, candidates, width=self.width, batch_size=batch_size)
         with self.run.logits_file(part) if self.settings.save_logits else nullcontext() as logits:
             kept = predicted if logits is None else self._stored(predicted, candidates, logits)
-            return score(
-                self.workspace, kept, images_K, self.settings.thresholds, advance=self.listener.advance
-            )
+            return self._scored(kept, images_K, part)
+
+    def _scored(self, logits: Predictions, images_K: Sequence[Int64], part: str) -> list[Scored]:
+        """At every threshold of the scan; test images by probability too."""
+        thresholds, advance = self.settings.thresholds, self.listener.advance
+        return score(
+            self.workspace, logits, images_K, thresholds, advance=advance, calibrated=part.startswith(TEST)
+        )
 
     def _stored(
         self, predicted: Predictions, candidates: Sequence[Candidate], logits: LogitsFile
@@ -175,3 +219,13 @@ class Study:
         for k, image, logits_hw in predicted:
             logits.put(candidates[k].key, self.workspace.cache.images[image].id, logits_hw)
             yield k, image, logits_hw
+
+
+def _joint_cell(group: Sequence[Outcome]) -> Cell:
+    """The first member's, under a key that says who decides."""
+    cell = group[0].cell
+    if len(group) == 1:
+        return cell
+    seeds = "+".join(str(one.cell.config.seed) for one in group)
+    stem = cell.config.key.rpartition("_seed")[0]
+    return replace(cell, config=replace(cell.config, key=f"{stem}_seeds{seeds}"))

@@ -24,7 +24,7 @@ from lungfast.studies.judged import QUALITY
 from lungfast.studies.thresholds import from_cross_validation
 
 TIMINGS, LEFT_OUT_NOTES = "timings.json", "left_out.json"
-STUDIES = ("grid", "baseline", "train", "cv", "thresholds", "jitter", "unet")
+STUDIES = ("grid", "baseline", "train", "cv", "thresholds", "jitter", "unet", "robustness")
 """Folders of a set, one run each."""
 Content = Mapping[str, Any]
 

@@ -1,16 +1,21 @@
-"""What ``reproduce`` runs: the paper's settings, and what the paper leaves open, said in sentences.
+"""Settings that belong together: how decoders train (``paper``, ``best``), and what ``reproduce`` runs.
 
-A recipe is data. Budgets in epochs may differ by set, as one set may be four times as large as the other.
+A recipe is data, and this is the only place that defines one. Budgets in epochs may differ by set, as one set
+may be four times as large as the other. What the paper leaves open is said in sentences.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
+from lungfast.errors import UsageError
+from lungfast.frozen.cache import EmbeddingCache
+from lungfast.frozen.encoders import decoder_origin
+from lungfast.frozen.priors import Placement
 from lungfast.frozen.prompts import PromptConfig
-from lungfast.records import LossName
+from lungfast.records import LossName, PromptKind, ScheduleName
 from lungfast.scored.scores import DEFAULT_THRESHOLDS, PAPER_THRESHOLDS
 from lungfast.studies.fitting import Settings
 from lungfast.studies.jitter import PIXELS
@@ -31,6 +36,124 @@ QUICK_PERTURBED = 20
 """Test images spoilt in every way; each of them is encoded again."""
 
 
+_AS_THEY_STAND = (
+    *("losses", "batch_size", "schedule", "keep", "patience", "average", "thresholds"),
+    *("points_per_lung", "placement", "point_jitter", "seeds", "ensemble", "clean"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecipe:
+    """How decoders train where the user does not say otherwise; ``wds`` and ``lrs`` are chosen among.
+
+    ``images`` is the budget: how many training images a decoder sees, repetitions counted, within
+    ``epochs_least`` and ``epochs_most``. ``sam_lr_wd`` holds for decoders that start from SAM's weights.
+    """
+
+    name: str
+    images: int
+    epochs_least: int
+    epochs_most: int
+    lrs: tuple[float, ...]
+    wds: tuple[float, ...]
+    sam_lr_wd: tuple[float, float] | None = None
+    losses: tuple[LossName, ...] = ("dicefocal",)
+    batch_size: int = 8
+    schedule: ScheduleName = "onecycle"
+    keep: Literal["best", "last"] = "best"
+    patience: int = 0
+    average: float = 0.0
+    views: int = 1
+    thresholds: Literal["fine", "paper"] = "fine"
+    points_per_lung: int = 1
+    placement: Placement = "deepest"
+    point_jitter: float = 0.01
+    seeds: int = 1
+    ensemble: bool = False
+    clean: bool = False
+
+    def epochs(self, n_train: int) -> int:
+        """Passes over so many training images."""
+        return min(self.epochs_most, max(self.epochs_least, round(self.images / max(1, n_train))))
+
+    def options_for(self, cache: EmbeddingCache, folds: int) -> dict[str, Any]:
+        """By the names of the commands' options, for the images, views and decoder of a cache."""
+        n_train = max(1, len(cache.images) * (folds - 2) // folds)
+        epochs = self.epochs(n_train)
+        lrs, wds = self.lrs, self.wds
+        if self.sam_lr_wd is not None and decoder_origin(cache.spec) == "sam":
+            lrs, wds = (self.sam_lr_wd[0],), (self.sam_lr_wd[1],)
+        return {name: getattr(self, name) for name in _AS_THEY_STAND} | {
+            "lrs": lrs,
+            "wds": wds,
+            "lr": lrs[0],
+            "wd": wds[0],
+            "loss": self.losses[0],
+            "epochs": epochs,
+            "val_every": max(1, epochs // VALIDATIONS),
+            "views": min(self.views, cache.n_views),
+        }
+
+    def settings_for(self, cache: EmbeddingCache, folds: int, **more: Any) -> Settings:
+        """The settings of a study; ``more``: ``epochs``, and fields of Settings such as ``memory_bytes``."""
+        options = self.options_for(cache, folds)
+        if "epochs" in more:
+            options |= {"epochs": more.pop("epochs"), "val_every": 1}
+        names = ("epochs", "batch_size", "schedule", "val_every", "patience", "keep", "average")
+        return Settings(
+            train=TrainConfig(**{name: options[name] for name in names}),
+            thresholds=DEFAULT_THRESHOLDS if self.thresholds == "fine" else PAPER_THRESHOLDS,
+            views=options["views"],
+            recipe=self.name,
+            **more,
+        )
+
+    def prompt(self, kind: PromptKind) -> PromptConfig:
+        """A prompt as the recipe trains it."""
+        return PromptConfig(
+            kind=kind,
+            points_per_lung=self.points_per_lung,
+            placement=self.placement,
+            point_jitter=self.point_jitter,
+        )
+
+
+PAPER = TrainingRecipe(
+    name="paper",
+    images=0,
+    epochs_least=PAPER_EPOCHS,
+    epochs_most=PAPER_EPOCHS,
+    lrs=(1e-5, 1e-4, 1e-3),
+    wds=(0.0, 1e-1, 1e-3),
+    sam_lr_wd=(1e-5, 0.0),
+    schedule="constant",
+    keep="last",
+    thresholds="paper",
+)
+"""The paper's own: constant rate, last epoch, thresholds 0.50 to 0.70; its grid, or what won it for SAM."""
+
+BEST = TrainingRecipe(
+    name="best",
+    images=10_000,
+    epochs_least=30,
+    epochs_most=120,
+    lrs=(1e-3,),
+    wds=(0.0,),
+    sam_lr_wd=(1e-4, 0.0),
+    average=0.999,
+    views=8,
+)
+"""What won the ablation of benchmarks/bench_recipe.py, on validation images and on sets never trained on."""
+
+
+def training_recipe(name: str) -> TrainingRecipe:
+    """``paper`` or ``best``; UsageError for another."""
+    known = {one.name: one for one in (PAPER, BEST)}
+    if name not in known:
+        raise UsageError("the recipe is unknown", found=repr(name), expected=" or ".join(known))
+    return known[name]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides the studies; ``epochs`` by set."""
@@ -43,9 +166,9 @@ class Recipe:
     curve_prompts: tuple[PromptConfig, ...] = field(
         default=tuple(PromptConfig(kind=kind) for kind in ("points", "box", "both"))
     )
-    lrs: tuple[float, ...] = (1e-5, 1e-4, 1e-3)
-    wds: tuple[float, ...] = (0.0, 1e-1, 1e-3)
-    preset: tuple[float, float] = (1e-5, 0.0)
+    lrs: tuple[float, ...] = PAPER.lrs
+    wds: tuple[float, ...] = PAPER.wds
+    preset: tuple[float, float] = PAPER.sam_lr_wd or (1e-5, 0.0)
     """Rate and decay of a decoder that starts from SAM's weights: the winner of the paper's grid."""
     losses: tuple[LossName, ...] = ("dicefocal", "dicece")
     batch_size: int = 8

@@ -13,7 +13,7 @@ from lungfast.files import file_sha256
 from lungfast.records import Int64, PromptSource
 from lungfast.runs import ANSWER
 from lungfast.studies.models import FinishedRun, Model
-from lungfast.studies.scoring import Candidate, predictions, prepare, score
+from lungfast.studies.scoring import Candidate, joined, predictions, prepare, score
 from lungfast.studies.summaries import FoldScores
 from lungfast.studies.workspace import Workspace
 
@@ -27,7 +27,10 @@ def rescore(
     prompts: Callable[[Model], PromptSource] | None = None,
     advance: Callable[[], None],
 ) -> list[FoldScores]:
-    """Every model on ``images_of`` its fold; ``prompts`` replaces its own."""
+    """Every model on ``images_of`` its fold; ``prompts`` replaces its own.
+
+    Models that decide together are scored together, as the first of them.
+    """
     images_K = [images_of[model.fold] for model in models]
     candidates = [
         Candidate(
@@ -40,12 +43,32 @@ def rescore(
     ]
     width = prepare(workspace, memory_bytes, len(models))
     thresholds = sorted({model.threshold for model in models})
-    logits = predictions(workspace, candidates, width=width)
-    scored = score(workspace, logits, images_K, thresholds, advance=advance)
+    groups = _groups(models)
+    logits = joined(predictions(workspace, candidates, width=width), groups)
+    heads = [group[0] for group in groups]
+    scored = score(workspace, logits, [images_K[k] for k in heads], thresholds, advance=advance)
     return [
-        FoldScores(fold=model.fold, seed=model.seed, scored=one, index=thresholds.index(model.threshold))
-        for model, one in zip(models, scored, strict=True)
+        FoldScores(
+            fold=models[k].fold,
+            seed=models[k].seed,
+            scored=one,
+            index=thresholds.index(models[k].threshold),
+        )
+        for k, one in zip(heads, scored, strict=True)
     ]
+
+
+def n_scored(models: Sequence[Model], images_of: Mapping[str, Int64]) -> int:
+    """Images that :func:`rescore` scores, models that decide together counted once."""
+    return sum(len(images_of[models[group[0]].fold]) for group in _groups(models))
+
+
+def _groups(models: Sequence[Model]) -> list[list[int]]:
+    """Places of models that decide together."""
+    groups: dict[tuple[str, int], list[int]] = {}
+    for k, model in enumerate(models):
+        groups.setdefault((model.fold, -1 if model.together else model.seed), []).append(k)
+    return list(groups.values())
 
 
 def test_images(finished: FinishedRun, workspace: Workspace) -> dict[str, Int64]:

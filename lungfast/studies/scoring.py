@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lungfast.records import Float32, Float64, Int64, PromptSource
+from lungfast.scored.calibration import CALIBRATION_EDGES, Reliability, pooled
 from lungfast.scored.scores import Scores, scores_of
 from lungfast.studies.workspace import Workspace, row_budget, stack_width
 
@@ -39,10 +41,14 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """Scores of one decoder on some images: (images, thresholds) arrays in [0, 1]."""
+    """Scores of one decoder on some images: (images, thresholds) arrays in [0, 1].
+
+    ``reliability`` counts their pixels by probability, where that was asked for.
+    """
 
     images: Int64
     values: Mapping[str, Float64]
+    reliability: Reliability | None = None
 
     def at(self, measure: str, index: int) -> Float64:
         """Per-image values of a measure at threshold number ``index``."""
@@ -71,6 +77,28 @@ def predictions(
             yield start + k, image, logits_hw
 
 
+def joined(logits: Predictions, groups: Sequence[Sequence[int]]) -> Predictions:
+    """(group, image, mean logits), as soon as all candidates of a group have seen an image.
+
+    Every candidate is in one group. Upsampling is linear: the mean at low resolution is that at native size.
+    """
+    group_of = {k: number for number, group in enumerate(groups) for k in group}
+    waiting: dict[tuple[int, int], list[Float32]] = {}
+    for k, image, logits_hw in logits:
+        number = group_of[k]
+        seen = waiting.setdefault((number, image), [])
+        seen.append(logits_hw)
+        if len(seen) == len(groups[number]):
+            del waiting[number, image]
+            yield number, image, np.mean(seen, axis=0, dtype=np.float32)
+
+
+def consecutive(counts: Sequence[int]) -> list[range]:
+    """Places of groups that follow one another: 2, 3 -> 0 1, 2 3 4."""
+    ends = np.cumsum([0, *counts]).tolist()
+    return [range(first, last) for first, last in pairwise(ends)]
+
+
 def score(
     workspace: Workspace,
     logits: Predictions,
@@ -78,17 +106,27 @@ def score(
     thresholds: Sequence[float],
     *,
     advance: Callable[[], None],
+    calibrated: bool = False,
 ) -> list[Scored]:
-    """Scores of every candidate's ``logits`` at every threshold; ``advance`` is called once an image."""
+    """Scores of every candidate's ``logits`` at every threshold; ``advance`` is called once an image.
+
+    ``calibrated``: also counts pixels by probability; one pass over an image counts at all edges.
+    """
     found: list[dict[int, Scores]] = [{} for _ in images_K]
-    for k, image, counts in workspace.count(logits, thresholds):
-        found[k][image] = scores_of(counts)
+    bins: list[list[Reliability]] = [[] for _ in images_K]
+    binned = CALIBRATION_EDGES if calibrated else ()
+    edges = sorted({*thresholds, *binned})
+    scan, middle = ([edges.index(t) for t in some] for some in (thresholds, binned))
+    for k, image, counts in workspace.count(logits, edges):
+        found[k][image] = scores_of(counts.at(scan))
+        if calibrated:
+            bins[k].append(Reliability.of(counts.at(middle)))
         advance()
-    return [_stacked(scores, images) for scores, images in zip(found, images_K, strict=True)]
+    return [_stacked(*one) for one in zip(found, bins, images_K, strict=True)]
 
 
-def _stacked(found: Mapping[int, Scores], images: Int64) -> Scored:
+def _stacked(found: Mapping[int, Scores], bins: Sequence[Reliability], images: Int64) -> Scored:
     values = {
         name: np.array([getattr(found[int(image)], f"{name}_Q") for image in images]) for name in MEASURES
     }
-    return Scored(images=images, values=values)
+    return Scored(images=images, values=values, reliability=pooled(bins) if bins else None)

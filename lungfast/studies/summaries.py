@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lungfast.records import Float64, ImageRecord, Int64
+from lungfast.scored.calibration import CALIBRATION_EDGES, expected_calibration_error, pooled
 from lungfast.scored.scores import over_folds, per_image_summary
 from lungfast.studies.scoring import MEASURES, Scored
 
@@ -81,6 +82,21 @@ def summary(folds: Sequence[FoldScores], records: Sequence[ImageRecord], *, seed
     row["f1_p05"] = float(np.percentile(found.values["f1"], LOW_PERCENTILE))
     row["strata"] = _strata(found, records, seed)
     return row
+
+
+def calibration(folds: Sequence[FoldScores]) -> dict[str, Any] | None:
+    """Expected calibration error over the pixels of all folds, and of each; None where none was counted."""
+    parts = [one.scored.reliability for one in folds if one.scored.reliability]
+    if not parts:
+        return None
+    whole = pooled(parts)
+    return {
+        "ece": expected_calibration_error(whole),
+        "folds": [expected_calibration_error(one) for one in parts],
+        "edges": list(CALIBRATION_EDGES),
+        "pixels": whole.pixels_B.tolist(),
+        "lung": whole.lung_B.tolist(),
+    }
 
 
 def empty_summary() -> dict[str, Any]:

@@ -22,7 +22,7 @@ from lungfast.studies.comparisons import MINUS, Side, as_family, compare
 from lungfast.studies.fitting import Listener
 from lungfast.studies.lookalikes import look_alikes
 from lungfast.studies.models import FinishedRun, Model
-from lungfast.studies.rescoring import identity, rescore, row_head, test_images
+from lungfast.studies.rescoring import identity, n_scored, rescore, row_head, test_images
 from lungfast.studies.scoring import MEASURES
 from lungfast.studies.session import ScoreBody
 from lungfast.studies.summaries import (
@@ -199,9 +199,7 @@ def _score(
 ) -> list[FoldScores]:
     """Every decoder of ``train`` on the given images of ``test`` for its fold, at its own threshold."""
     models = train.models()
-    listener.phase(
-        f"scoring {train.name}{ARROW}{test.name}", sum(len(images_of[model.fold]) for model in models)
-    )
+    listener.phase(f"scoring {train.name}{ARROW}{test.name}", n_scored(models, images_of))
     return rescore(models, test.workspace, images_of, memory_bytes, advance=listener.advance)
 
 

@@ -7,7 +7,7 @@ any states, and scores of any decoder on any images.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -71,15 +71,16 @@ class Workspace:
         )
         self._rows: RowSource | None = None
 
-    def hold_rows(self, row_bytes: int, *, batch_rows: int) -> None:
+    def hold_rows(self, row_bytes: int, *, batch_rows: int, views: int = 1) -> None:
         """Load the rows, or prepare to stream them where they and two batches do not fit.
 
-        Rows that are in memory already, for an earlier study, stay there if they still fit.
+        Rows that are in memory already, for an earlier study, stay there if they are enough and still fit.
         """
-        if isinstance(self._rows, ResidentRows) and fits(self.cache, row_bytes, batch_rows=batch_rows):
+        held = self._rows.views if isinstance(self._rows, ResidentRows) else 0
+        if held >= views and fits(self.cache, row_bytes, batch_rows=batch_rows, views=held):
             return
         self._rows = None  # what it held goes before anything else comes
-        self._rows = open_rows(self.cache, row_bytes, batch_rows=batch_rows)
+        self._rows = open_rows(self.cache, row_bytes, batch_rows=batch_rows, views=views)
 
     @cached_property
     def prompt_images(self) -> PromptImages:
@@ -88,18 +89,27 @@ class Workspace:
         return PromptImages(
             ids=[record.id for record in self.cache.images],
             frames=[self.cache.frame(image) for image in images],
-            image_of_row=self._image_of_row(),
+            image_of_row=self.cache.images_of_rows(),
             summaries=[self.cache.summary(image) for image in images],
+            boxes_of_row=cache(lambda row: self.cache.summary_of_row(row).boxes_S4),
         )
-
-    def _image_of_row(self) -> Int64:
-        image_of_row = np.full(self.cache.n_rows, -1, np.int64)
-        image_of_row[self.rows_of(np.arange(len(self.cache.images)))] = np.arange(len(self.cache.images))
-        return image_of_row
 
     def rows_of(self, images: Int64) -> Int64:
         """Rows of the unaltered view of some images."""
         return np.array([self.cache.row_of_image(int(image)) for image in images], np.int64)
+
+    def views_of(self, images: Int64, n_views: int) -> Int64:
+        """(images, views) rows of the first views of some images."""
+        return np.array([self.cache.images[int(image)].rows[:n_views] for image in images], np.int64)
+
+    def check_views(self, n_views: int) -> None:
+        """UsageError where the cache has fewer views of an image."""
+        if n_views > self.cache.n_views:
+            raise UsageError(
+                f"--views {n_views} is more than {self.cache.url} holds of an image",
+                found=str(self.cache.n_views),
+                fix=f"embed again with --views {n_views}, or train with --views {self.cache.n_views}",
+            )
 
     def prompts(self, config: PromptConfig, train_images: Int64, *, seed: int) -> CachePrompts:
         """Prompts of one split, their priors from its own training images alone."""

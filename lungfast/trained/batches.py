@@ -66,9 +66,16 @@ class BatchRows:
 
 
 def row_order(rows: Int64, *, seed: int, epoch: int) -> Int64:
-    """The order of one epoch: a permutation seeded by (seed, the set of rows, epoch)."""
-    identity = zlib.crc32(np.sort(rows).astype("<i8").tobytes())
-    return np.asarray(np.random.default_rng([seed, identity, epoch]).permutation(np.sort(rows)))
+    """The order of one epoch: a permutation seeded by (seed, the set of rows, epoch).
+
+    Of views (n, V) every image comes once, as one of its views: drawn by the same seed, each as likely.
+    """
+    views_NV = rows.reshape(len(rows), -1)
+    views_NV = views_NV[np.argsort(views_NV[:, 0])]
+    identity = zlib.crc32(views_NV[:, 0].astype("<i8").tobytes())
+    rng = np.random.default_rng([seed, identity, epoch])
+    ordered_NV = rng.permutation(views_NV)
+    return np.asarray(ordered_NV[np.arange(len(rows)), rng.integers(0, views_NV.shape[1], len(rows))])
 
 
 def steps_of(n_rows: int, batch_size: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from lungfast.records import Bool, EpochEnd, Float32, Float64, Int64, Plan, PrecisionName, ScheduleName
+from lungfast.trained.averaging import StackAverage
 from lungfast.trained.batches import BatchMaker, plan_batches, row_order, steps_of
 from lungfast.trained.decoder import DecoderStack
 from lungfast.trained.optim import StackAdam
@@ -32,6 +34,8 @@ class TrainConfig:
 
     ``patience`` is the number of validations without improvement after which a decoder stops (0: never).
     ``keep`` is ``best`` (lowest validation loss, the earlier on ties) or ``last`` (the paper's).
+    ``average`` is the decay a step of a moving average of the weights, which then validates and is kept (0:
+    none).
     """
 
     epochs: int
@@ -40,6 +44,7 @@ class TrainConfig:
     val_every: int = 1
     patience: int = 0
     keep: Literal["best", "last"] = "best"
+    average: float = 0.0
     precision: PrecisionName = "fp32"
     compile: bool = False
 
@@ -47,6 +52,8 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "val_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average must be at least 0 and below 1, got {self.average}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +74,7 @@ class Trainer:
     def __init__(self, plan: Plan, maker: BatchMaker, stack: DecoderStack, config: TrainConfig) -> None:
         self._plan, self._maker, self._stack, self._config = plan, maker, stack, config
         self._adam = StackAdam(stack.flat_KL)
+        self._average = StackAverage(stack.flat_KL, config.average) if config.average else None
         self._step = TrainStep(
             stack,
             self._adam,
@@ -98,16 +106,16 @@ class Trainer:
             self._train_losses.append(train_loss_K)
             done = self.epochs_done
             due = done % self._config.val_every == 0 or done == self._config.epochs
-            val_loss_K = self._validate() if due else np.full(len(self._plan), np.nan)
-            self._val_losses.append(val_loss_K)
             if due:
-                self._keep(val_loss_K)
+                self._validate_and_keep()
+            else:
+                self._val_losses.append(np.full(len(self._plan), np.nan))
             yield EpochEnd(
                 epoch=done,
                 epochs=self._config.epochs,
                 keys=tuple(config.key for config in self._plan.configs),
                 train_loss_K=train_loss_K,
-                val_loss_K=val_loss_K,
+                val_loss_K=self._val_losses[-1],
                 best_epoch_K=self._best_epoch_K.copy(),
                 status_K=tuple(self._status),
                 seconds=time.perf_counter() - started,
@@ -116,7 +124,12 @@ class Trainer:
 
     def fitted(self) -> list[Fitted]:
         """The kept epoch of every decoder; a diverged one gives the last state that validated, if any."""
-        return [self._fitted(k) for k in range(len(self._plan))]
+        with self._averaged():
+            return [self._fitted(k) for k in range(len(self._plan))]
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Meanwhile the stack holds what validates and is kept."""
+        return self._average.in_place() if self._average else nullcontext()
 
     def _fitted(self, k: int) -> Fitted:
         last = self._config.keep == "last"
@@ -150,6 +163,8 @@ class Trainer:
                 batch, lr_K=self._rates(epoch, index), wd_K=self._decays(), active_K=active_K
             )
             self._mark_diverged(active_K & ~result.finite_K)
+            if self._average:
+                self._average.update(active_K & result.finite_K)
             taken_K = np.where(active_K & result.finite_K, rows.weight_KB.sum(axis=1), 0.0)
             sum_K += np.where(taken_K > 0, np.nan_to_num(result.loss_K) * taken_K, 0.0)
             weight_K += taken_K
@@ -175,6 +190,11 @@ class Trainer:
     def _mark_diverged(self, which_K: Bool) -> None:
         for k in np.flatnonzero(which_K).tolist():
             self._status[k] = DIVERGED
+
+    def _validate_and_keep(self) -> None:
+        with self._averaged():
+            self._val_losses.append(self._validate())
+            self._keep(self._val_losses[-1])
 
     def _validate(self) -> Float64:
         """Mean validation loss of every running decoder, unperturbed prompts, fp32; NaN for the others."""
@@ -213,6 +233,7 @@ class Trainer:
                 "decoder": self._stack.state_dict(k),
                 "best": self._best[k],
                 "step": self._step.state_dict(k),
+                "average": self._average.state_dict(k) if self._average else {},
             }
             yield {f"{room}/{name}": value for room, state in rooms.items() for name, value in state.items()}
 
@@ -230,12 +251,14 @@ class Trainer:
     def restore(self, notes: Mapping[str, Any], tensors: Iterable[Mapping[str, Tensor]]) -> None:
         """Go on from :meth:`notes` and :meth:`tensors` of the same plan and configuration."""
         for k, flat in enumerate(tensors):
-            rooms: dict[str, dict[str, Tensor]] = {"decoder": {}, "best": {}, "step": {}}
+            rooms: dict[str, dict[str, Tensor]] = {"decoder": {}, "best": {}, "step": {}, "average": {}}
             for name, tensor in flat.items():
                 room, _, rest = name.partition("/")
                 rooms[room][rest] = tensor
             self._stack.load(k, rooms["decoder"])
             self._step.load(k, rooms["step"])
+            if self._average:
+                self._average.load(k, rooms["average"])
             self._best[k] = rooms["best"]
         self._status = list(notes["status"])
         self._best_loss_K = _from_json(notes["best_loss"], missing=np.inf)

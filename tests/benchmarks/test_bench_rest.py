@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import bench_cache, bench_embed, bench_memory
+from benchmarks import bench_cache, bench_embed, bench_memory, bench_recipe
 from lungfast.frozen.checkpoints import read_checkpoint
 
 
@@ -24,6 +24,15 @@ def test_memory() -> None:
     runs, rows = json.loads(path.read_text())["tables"]
     assert [run["rows"] for run in runs] == [row["rows"] for row in rows] == [20, 60]
     assert all(run["peak anonymous memory, MB"] > 50 for run in runs)
+
+
+def test_the_ablation_of_the_recipe_never_scores_test_images(tmp_path: Path) -> None:
+    record = bench_recipe.main(["--quick", "-o", str(tmp_path), "--sets", "montgomery"])
+    arms, caches = json.loads(record.read_text())["tables"]
+    assert [row["arm"] for row in arms] == ["best", "no views"]
+    assert all(0 <= row[f"M: {name}"] <= 1 for row in arms for name in bench_recipe.MEASURED)
+    assert {row["cache"] for row in caches} == {"montgomery-both-2", "shenzhen-both-2"}
+    assert not list(tmp_path.rglob("per_image.csv"))
 
 
 def test_a_random_checkpoint_is_recognised(tmp_path: Path) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from lungfast.frozen.cache import Fingerprint
 from lungfast.frozen.cache_writer import CacheWriter
-from lungfast.records import EncoderSpec, Float32, Sample
+from lungfast.geometry import Frame
+from lungfast.records import EncoderSpec, Float32, Sample, View
 
 SPEC = EncoderSpec(
     name="tiny", input_size=48, grid=(3, 3), channels=8, resize="longest", weights_sha256="ab" * 32
@@ -43,6 +45,45 @@ def sample(index: int, size: tuple[int, int] | None = None) -> Sample:
 def features(index: int) -> Float32:
     shape = (SPEC.n_tokens, SPEC.channels)
     return np.random.default_rng(100 + index).normal(size=shape).astype(np.float32)
+
+
+N_VIEWS = 3
+VIEWED = replace(FINGERPRINT, views=N_VIEWS, view_settings="as the tests like them")
+
+
+def views(index: int) -> list[View]:
+    """Altered views of :func:`sample`, in the encoder's own size, another mask each."""
+    made = sample(index)
+    size = Frame.of(made.native_size, SPEC.input_size, SPEC.resize).resized_size
+    rng = np.random.default_rng([7, index])
+    return [
+        View(
+            image_HW=rng.integers(0, 256, size, np.uint8),
+            masks={name: rng.random(size) < 0.4 for name in made.masks},
+        )
+        for _ in range(N_VIEWS - 1)
+    ]
+
+
+def fill_views(writer: CacheWriter, indices: Iterable[int]) -> None:
+    """As :func:`fill`, with altered views."""
+    writer.put_blob("head.safetensors", HEAD)
+    for index in indices:
+        if sample(index).id not in writer.done:
+            features_VNC = np.stack([features(index + 10 * view) for view in range(N_VIEWS)])
+            writer.put(writer.prepare(index, sample(index), views=views(index)), features_VNC)
+    writer.finish()
+
+
+def opened_for_views(url: str, n_images: int = 4) -> AbstractContextManager[CacheWriter]:
+    return CacheWriter.open(url, spec=SPEC, fingerprint=VIEWED, n_images=n_images)
+
+
+def make_with_views(url: str, indices: Iterable[int] = (0, 1, 3), n_images: int = 4) -> str:
+    """A complete cache of three views an image; image 2 is a hole unless told otherwise."""
+    with opened_for_views(url, n_images) as writer:
+        fill_views(writer, indices)
+    return url
 
 
 def opened(url: str, n_images: int = 3, *, overwrite: bool = False) -> AbstractContextManager[CacheWriter]:

@@ -253,7 +253,7 @@ def test_a_fingerprint_survives_json() -> None:
 
 
 OTHER = {
-    "dataset_listing": "ab",
+    "dataset_listing": "ab", "views": 8, "view_settings": "rotation_deg 10",
     "encoder": "vit_b", "weights_sha256": "00", "input_size": 64, "resize": "squash",
     "pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (1.0, 1.0, 1.0), "dtype": "float32",
     "compute_dtype": "bfloat16", "device_class": "cuda", "format": 1, "data_sha256": "11",

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -19,7 +20,7 @@ from lungfast.frozen.priors import Prior
 from lungfast.frozen.prompt_encoder import FrozenPromptEncoder
 from lungfast.frozen.prompts import CachePrompts, PromptConfig, PromptImages, config_from_dict
 from lungfast.geometry import Frame
-from lungfast.records import PromptKind, PromptSource, ResizeRule
+from lungfast.records import Float64, PromptKind, PromptSource, ResizeRule
 from tests.frozen.test_priors import LEFT, RIGHT, SIZES, two, union
 
 KINDS: tuple[PromptKind, ...] = get_args(PromptKind)
@@ -321,3 +322,23 @@ ENCODERS: dict[str, FrozenPromptEncoder] = {}
 @pytest.fixture(autouse=True, scope="module")
 def _encoder_for_properties(encoder: FrozenPromptEncoder) -> None:
     ENCODERS["nano"] = encoder  # hypothesis and function arguments: one module-scoped instance
+
+
+def test_prompts_of_a_view_keep_the_prior_and_follow_the_truth(encoder: FrozenPromptEncoder) -> None:
+    images = images_of(views=2)
+
+    def boxes_of_row(row: int) -> Float64:
+        """A view's lungs are 5 % further right than the film's."""
+        return images.summaries[row // 2].boxes_S4 + (row % 2) * 0.05
+
+    moved = replace(images, boxes_of_row=boxes_of_row)
+    for kind in KINDS:
+        plain, viewed = (build(encoder, PromptConfig(kind=kind), one) for one in (images, moved))
+        (points_IN2, boxes_I4), (view_points_IN2, view_boxes_I4) = (
+            viewed.coordinates(0, epoch=3, row=row) for row in (0, 1)
+        )
+        np.testing.assert_array_equal(points_IN2, view_points_IN2)
+        assert (boxes_I4 != view_boxes_I4).any() == plain.is_oracle
+        same, other = (viewed.tokens(np.array([row]), epoch=3).tokens_BIPC for row in (0, 1))
+        np.testing.assert_array_equal(same, plain.tokens(np.array([0]), epoch=3).tokens_BIPC)
+        assert (same != other).any() == plain.is_oracle

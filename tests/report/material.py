@@ -183,6 +183,7 @@ def studies_of(
         "unet": frame | unet(n, rng, epochs, hostile) | {"study": "unet"},
         "jitter": frame | jitter(n, rng) | {"study": "jitter"},
         "quality": frame | quality() | {"study": "quality"},
+        "robustness": frame | robustness(hostile) | {"study": "robustness"},
     }
 
 
@@ -215,6 +216,7 @@ def cv(n: int, rng: np.random.Generator, epochs: int, hostile: str) -> dict[str,
             **scores(F1[prompt], n, rng),
         }
         row["curve"] = curve(F1[prompt], steep=0.9)
+        row["calibration"] = {"ece": 0.0123, "folds": [0.011, 0.014, 0.012, 0.013, 0.0115]}
         if prompt == "points":
             row["surface"] = {"hd95_px": image_summary(38.2, n), "assd_px": image_summary(9.1, n)}
             row["surface"] |= {"hd95_mm": None, "assd_mm": None}
@@ -302,6 +304,24 @@ def jitter(n: int, rng: np.random.Generator) -> dict[str, Any]:
             for px in (0, 5, 10, 20, 40)
         ]
     }
+
+
+def robustness(hostile: str) -> dict[str, Any]:
+    rows = [
+        {
+            "key": f"{run}: {film}",
+            "run": f"{run}{hostile}",
+            "perturbation": film,
+            "prompt": "points",
+            "needs_ground_truth": False,
+            "f1_image": image_summary(0.95 + change, 40),
+            "f1_p05": 0.9 + change,
+            "change": image_summary(change, 40),
+        }
+        for film, change in (("as it is", 0.0), ("inverted", -0.31))
+        for run in ("paper", "best")
+    ]
+    return {"rows": rows}
 
 
 def quality() -> dict[str, Any]:

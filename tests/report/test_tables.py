@@ -155,9 +155,17 @@ def test_a_diverged_row_is_told_not_dropped() -> None:
 def test_further_tables() -> None:
     tables = further_tables(material())
     assert set(tables) == {
-        "comparisons", "curves", "grid", "strata", "jitter", "surface", "cleaned", "quality", "times",
+        "comparisons", "curves", "grid", "strata", "jitter", "surface", "cleaned",
+        "calibration", "robustness", "quality", "times",
     }  # fmt: skip
     assert find(tables["comparisons"], "Montgomery", "prompts", "points − box")["Mean"].bold  # noqa: RUF001
+    calibrated = find(tables["calibration"], "Montgomery", "points")
+    assert [calibrated[name].text for name in ("ECE", "Lowest fold", "Highest fold")] == [
+        "0.0123", "0.0110", "0.0140",
+    ]  # fmt: skip
+    assert (calibrated["Threshold from"].text, calibrated["to"].text) == ("0.44", "0.48")
+    spoilt = find(tables["robustness"], "Montgomery", "paper", "inverted")
+    assert (spoilt["Change"].value, spoilt["5th percentile"].text) == (-0.31, "0.5900")
     assert find(tables["quality"], "Montgomery", "test")["Note"].text == "too few"
     won = [row for row in tables["grid"].rows if row[7].bold]
     assert [row[1].text for row in won] == ["0.001", "0.001"]

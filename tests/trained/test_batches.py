@@ -21,6 +21,24 @@ def test_an_order_is_a_permutation_that_depends_on_the_set_alone(
     np.testing.assert_array_equal(order, row_order(rows[::-1], seed=seed, epoch=epoch))
 
 
+@given(row_sets, st.integers(2, 5), st.integers(0, 3))
+def test_of_views_every_image_comes_once_in_the_order_of_its_set(
+    images: np.ndarray, n_views: int, epoch: int
+) -> None:
+    views_NV = images[:, None] * n_views + np.arange(n_views)
+    order = row_order(views_NV, seed=1, epoch=epoch)
+    np.testing.assert_array_equal(np.sort(order // n_views), np.sort(images))
+    np.testing.assert_array_equal(order, row_order(views_NV[::-1], seed=1, epoch=epoch))
+    first = row_order(views_NV[:, 0], seed=1, epoch=epoch)
+    np.testing.assert_array_equal(order // n_views, first // n_views)
+
+
+def test_every_view_is_as_likely() -> None:
+    views_NV = np.arange(400).reshape(100, 4)
+    drawn = np.concatenate([row_order(views_NV, seed=0, epoch=epoch) % 4 for epoch in range(40)])
+    np.testing.assert_allclose(np.bincount(drawn) / len(drawn), 0.25, atol=0.03)
+
+
 def test_epochs_and_seeds_differ() -> None:
     rows = np.arange(50)
     orders = {row_order(rows, seed=seed, epoch=epoch).tobytes() for seed in range(3) for epoch in range(3)}

@@ -1,0 +1,298 @@
+"""Which settings earn their place in the ``best`` recipe, and at what cost?
+
+    python -m benchmarks.bench_recipe DATA -o WORK [--arms NAME,NAME] [--sets montgomery,shenzhen]
+
+DATA holds MontgomerySet/ and ChinaSet_AllFiles/. Both sets are embedded by nano with altered views (WORK
+keeps caches and runs; what is finished is not done again). Every arm differs from the recipe in what its name
+says. It is trained on fold 0's training images of one set, and judged on that fold's validation images and on
+*all* images of the other set, which no decoder here has trained on. Test images of the set itself are never
+scored: a choice made with them could not be believed afterwards.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.common import parser_of, print_targets, write_record
+from lungfast.compute import parse_memory
+from lungfast.data.datasets import list_montgomery, list_shenzhen
+from lungfast.data.phantoms import write_montgomery, write_shenzhen
+from lungfast.data.views import ViewConfig
+from lungfast.files import write_json
+from lungfast.frozen.encoders import Encoder, load_encoder
+from lungfast.frozen.prompts import PromptConfig
+from lungfast.records import Listing
+from lungfast.runs import ANSWER, read_json, results
+from lungfast.studies.embed import EmbedConfig, embed
+from lungfast.studies.masks import measure_masks
+from lungfast.studies.one_split import train_one_split
+from lungfast.studies.protocol import Outcome, Study
+from lungfast.studies.recipes import BEST, TrainingRecipe
+from lungfast.studies.scoring import joined, predictions, prepare, score
+from lungfast.studies.session import Quiet, Request, run_study
+from lungfast.studies.tables import chosen
+from lungfast.studies.workspace import Workspace
+
+SETS: dict[str, Callable[[Path], Listing]] = {
+    "montgomery": list_montgomery,
+    "shenzhen": lambda folder: list_shenzhen(folder, None),
+}
+PLAIN = ViewConfig(gamma=1, contrast=1, brightness=0, share_rough=0)
+KINDS: dict[str, ViewConfig] = {
+    "both": ViewConfig(),
+    "geometry": PLAIN,
+    "exposure": ViewConfig(rotation_deg=0, scale=1, stretch=1, shift=0),
+    "wider": ViewConfig(rotation_deg=15, scale=1.25, stretch=1.1, shift=0.15, gamma=2.0, contrast=1.5),
+    "negatives": ViewConfig(share_inverted=0.1),
+}
+
+
+MEASURED = ("val", "val, together", "val, cleaned", "away", "away, together")
+QUESTION = (
+    "Which settings of the `best` recipe earn their place, and at what cost? Each arm is the recipe but for "
+    "what its name says, trained on fold 0 of Montgomery (M) or Shenzhen (S), from points, with nano. `val`: "
+    "mean F1 per image at native size on the validation images of fold 0, each decoder at its own best "
+    "threshold; `together`: the mean logits of the seeds; `cleaned`: two largest components, holes filled; "
+    "`away`: all images of the other set, at the threshold of the set that was trained on. No test image of "
+    "the set itself was scored."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One row of the table: the recipe, and which cache of views it trains on."""
+
+    recipe: TrainingRecipe
+    kind: str = "both"
+
+
+def arms() -> dict[str, Arm]:
+    """The recipe first; then each setting taken back, or pushed further."""
+    made = {"best": Arm(recipe=BEST)}
+    changes: dict[str, Mapping[str, Any]] = {
+        "no views": {"views": 1},
+        "4 views": {"views": 4},
+        "16 views": {"views": 16},
+        "no average": {"average": 0.0},
+        "average .9995": {"average": 0.9995},
+        "constant rate": {"schedule": "constant"},
+        "last epoch": {"keep": "last"},
+        "DiceCE": {"losses": ("dicece",)},
+        "3 points a lung": {"points_per_lung": 3},
+        "no jitter": {"point_jitter": 0.0},
+        "jitter 3 %": {"point_jitter": 0.03},
+        "half the epochs": {"images": BEST.images // 2, "epochs_least": BEST.epochs_least // 2},
+        "twice the epochs": {"images": BEST.images * 2, "epochs_most": BEST.epochs_most * 2},
+        "lr x 0.5": {"lrs": (BEST.lrs[0] / 2,)},
+        "lr x 2": {"lrs": (BEST.lrs[0] * 2,)},
+        "wd 1e-4": {"wds": (1e-4,)},
+        "batch 4": {"batch_size": 4},
+        "one seed": {"seeds": 1},
+        "three seeds": {"seeds": 3},
+    }
+    made |= {name: Arm(recipe=replace(BEST, **change)) for name, change in changes.items()}
+    return made | {f"views: {kind}": Arm(recipe=BEST, kind=kind) for kind in KINDS if kind != "both"}
+
+
+def quick_arms() -> dict[str, Arm]:
+    """Two arms of one epoch."""
+    tiny = replace(BEST, images=1, epochs_least=1, views=2, seeds=1)
+    return {"best": Arm(recipe=tiny), "no views": Arm(recipe=replace(tiny, views=1))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lists:
+    """What :func:`train_one_split` combines, of an arm."""
+
+    prompts: tuple[PromptConfig, ...]
+    lrs: tuple[float, ...]
+    wds: tuple[float, ...]
+    losses: tuple[Any, ...]
+    seeds: tuple[int, ...]
+    folds: int = 5
+    split_seed: int = 0
+    kind: str = "both"
+    views: ViewConfig = field(default_factory=ViewConfig)
+    other: str | None = None
+    """The data's hash of the set that was not trained on."""
+
+
+class Bench:
+    """Caches and runs in one folder."""
+
+    def __init__(self, data: Path, work: Path, encoder: Encoder) -> None:
+        self._data, self._work, self._encoder = data, work, encoder
+        self._open: dict[tuple[str, str], Workspace] = {}
+
+    def workspace(self, name: str, kind: str, views: int) -> Workspace:
+        """The cache of a set, made if it is not there; ``kind`` "both" has as many views as any arm wants."""
+        url = self._work / f"{name}-{kind}-{views}.zarr"
+        if (name, kind) not in self._open:
+            started = time.perf_counter()
+            config = EmbedConfig(url=str(url), views=views, altered=KINDS[kind], pixels=False)
+            done = embed(SETS[name](self._data), self._encoder, config, Quiet()).embedded
+            if done:
+                write_json(url.with_suffix(".json"), {"seconds": time.perf_counter() - started})
+            self._open[name, kind] = Workspace(str(url), device=torch.device("cpu"))
+        return self._open[name, kind]
+
+    def embeddings(self) -> list[dict[str, Any]]:
+        """What the views cost, where they were made by this script."""
+        return [
+            {"cache": path.stem, "embedding s": round(read_json(path)["seconds"])}
+            for path in sorted(self._work.glob("*.json"))
+        ]
+
+    def run(self, name: str, arm: Arm, train: str, other: str, most_views: int) -> dict[str, Any]:
+        """One arm, trained on one set; read back where it is done."""
+        views = most_views if arm.kind == "both" else BEST.views
+        home, away = (self.workspace(one, arm.kind, views) for one in (train, other))
+        recipe = arm.recipe
+        lists = Lists(
+            prompts=(PromptConfig(points_per_lung=recipe.points_per_lung, point_jitter=recipe.point_jitter),),
+            lrs=recipe.lrs,
+            wds=recipe.wds,
+            losses=recipe.losses,
+            seeds=tuple(range(recipe.seeds)),
+            kind=arm.kind,
+            views=KINDS[arm.kind],
+            other=away.cache.fingerprint.data_sha256,
+        )
+        folder = self._work / "runs" / train / name.replace(" ", "_").replace("%", "percent")
+        settings = recipe.settings_for(home.cache, lists.folds, memory_bytes=parse_memory("8GB"))
+        request = Request(study="ablation", config=lists, settings=settings, output=folder, resume=True)
+        if (folder / ANSWER).exists():
+            return dict(read_json(folder / ANSWER))
+        return run_study(request, home, partial(judge, lists, away), Quiet())
+
+
+def judge(
+    lists: Lists, away: Workspace, study: Study, splits: Sequence[Any], made_with: dict[str, Any]
+) -> dict[str, Any]:
+    """Train on fold 0 of one set; score its validation images, then all images of the other set."""
+    started = time.perf_counter()
+    made = train_one_split(lists, study, splits)
+    seconds = time.perf_counter() - started
+    (together,) = study.join([made.outcomes])
+    f1 = {
+        "val": float(np.mean([one.val_mean("f1") or 0.0 for one in made.outcomes])),
+        "val, together": together.val_mean("f1"),
+        "val, cleaned": cleaned_f1(study, made.outcomes[0]),
+    }
+    f1 |= away_f1(study, away, made.outcomes, together)
+    row = {
+        "f1": f1,
+        "threshold": chosen(together).threshold,
+        "best_epoch": [one.trained.best_epoch for one in made.outcomes],
+        "seconds": seconds,
+    }
+    content = results("ablation", [row], made_with) | {"history": made.history()}
+    study.run.write_results(content)
+    return content
+
+
+def cleaned_f1(study: Study, outcome: Outcome) -> float:
+    """Of validation masks: two largest components, holes filled."""
+    candidates = study.candidates([outcome.cell], [outcome.cell.split.val])
+    logits = predictions(study.workspace, candidates, width=1)
+    found = measure_masks(
+        study.workspace.cache, logits, [chosen(outcome).threshold], surface=False, clean=True
+    )
+    return float(np.mean([one.cleaned_f1 for _, _, one in found]))
+
+
+def away_f1(
+    study: Study, away: Workspace, outcomes: Sequence[Outcome], together: Outcome
+) -> dict[str, float]:
+    """Mean F1 on another set, each decoder at its own threshold, then all seeds together at theirs."""
+    images = np.arange(len(away.cache.images))
+    candidates = [
+        replace(one, prompts=replace(study.prompts(outcome.cell), images=away.prompt_images), images=images)
+        for one, outcome in zip(
+            study.candidates([outcome.cell for outcome in outcomes], [images] * len(outcomes)),
+            outcomes,
+            strict=True,
+        )
+    ]
+    width = prepare(away, parse_memory("4GB"), len(candidates))
+    thresholds = sorted({chosen(one).threshold for one in (*outcomes, together)})
+    logits = list(predictions(away, candidates, width=width))
+    alone = score(away, iter(logits), [images] * len(candidates), thresholds, advance=lambda: None)
+    groups = [range(len(candidates))]
+    joint = score(away, joined(iter(logits), groups), [images], thresholds, advance=lambda: None)[0]
+    values = [
+        one.at("f1", thresholds.index(chosen(outcome).threshold)).mean()
+        for one, outcome in zip(alone, outcomes, strict=True)
+    ]
+    return {
+        "away": float(np.mean(values)),
+        "away, together": float(joint.at("f1", thresholds.index(chosen(together).threshold)).mean()),
+    }
+
+
+def table_row(name: str, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """``found``: results by the set that was trained on."""
+    row: dict[str, Any] = {"arm": name}
+    for train, content in found.items():
+        (one,) = content["rows"]
+        head = f"{train[0].upper()}: "
+        row |= {f"{head}{of}": round(one["f1"][of], 4) for of in MEASURED}
+        row[f"{head}training s"] = round(one["seconds"])
+    return row
+
+
+def drawn(folder: Path) -> Path:
+    """Phantoms in both layouts, to show that the script works."""
+    data = folder / "phantoms"
+    if not data.exists():
+        write_montgomery(data, 10, seed=0, long_side=192)
+        write_shenzhen(data, 10, seed=0, long_side=192)
+    return data
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    parser = parser_of(__doc__)
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("-o", "--work", type=Path)
+    parser.add_argument("--arms", help="names, separated by commas; by default all")
+    parser.add_argument("--sets", default="montgomery,shenzhen", help="sets to train on")
+    options = parser.parse_args(arguments)
+    known = quick_arms() if options.quick else arms()
+    work = options.work or Path(tempfile.mkdtemp(prefix="lungfast-recipe-"))
+    data = drawn(work) if options.quick else options.data
+    if data is None:
+        parser.error("DATA is missing")
+    names = options.arms.split(",") if options.arms else list(known)
+    most_views = max(arm.recipe.views for arm in known.values())
+    bench = Bench(data, work, load_encoder("nano", device=torch.device("cpu")))
+    others = dict(zip(SETS, reversed(SETS), strict=True))
+    rows = []
+    for name in names:
+        found = {
+            train: bench.run(name, known[name], train, others[train], most_views)
+            for train in options.sets.split(",")
+        }
+        rows.append(table_row(name, found))
+        print(rows[-1], flush=True)
+    content = {
+        "title": "The best recipe, setting by setting",
+        "question": QUESTION,
+        "tables": [rows, bench.embeddings()],
+        "device": "cpu",
+    }
+    path = write_record("recipe", content, quick=options.quick)
+    print_targets(path)
+    return path
+
+
+if __name__ == "__main__":
+    main()

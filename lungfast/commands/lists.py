@@ -1,0 +1,53 @@
+"""Options that take lists: text in, tuples without repetitions out, one line where it cannot be read."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import click
+
+
+class Numbers(click.ParamType):  # type: ignore[type-arg]
+    """Comma-separated numbers, repetitions dropped: ``1e-5,1e-4``."""
+
+    name = "numbers"
+
+    def __init__(self, *, above: float | None = None, least: float | None = None) -> None:
+        self.above, self.least = above, least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        return tuple(dict.fromkeys(self._number(part, param, ctx) for part in str(value).split(",")))
+
+    def _number(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            self.fail(f"found {text!r}, expected numbers separated by commas, such as 1e-4,1e-3", param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"found {text!r}, expected a finite number", param, ctx)
+        if self.above is not None and number <= self.above:
+            self.fail(f"found {text!r}, expected more than {self.above:g}", param, ctx)
+        if self.least is not None and number < self.least:
+            self.fail(f"found {text!r}, expected at least {self.least:g}", param, ctx)
+        return number
+
+
+class Names(click.ParamType):  # type: ignore[type-arg]
+    """Comma-separated names out of a fixed set."""
+
+    name = "names"
+
+    def __init__(self, choices: tuple[str, ...]) -> None:
+        self.choices = choices
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        names = tuple(dict.fromkeys(part.strip() for part in str(value).split(",")))
+        for name in names:
+            if name not in self.choices:
+                self.fail(f"found {name!r}, expected one or more of {', '.join(self.choices)}", param, ctx)
+        return names

@@ -1,0 +1,137 @@
+"""Views and recipes through click's runner: embedded, trained on, overridden, refused in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lungfast.frozen.cache import EmbeddingCache
+from lungfast.runs import read_json
+from lungfast.studies.recipes import BEST, PAPER
+from tests.commands.test_bad_input import refuse
+from tests.commands.test_studies import TINY, done, read
+
+
+@pytest.fixture(scope="module")
+def viewed(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The Montgomery phantoms in three views each."""
+    url = str(tmp_path_factory.mktemp("viewed") / "m.zarr")
+    result = done("embed", "montgomery", phantoms, "-o", url, "--views", 3)
+    assert "15 images embedded, 3 views each" in result.output
+    return url
+
+
+@pytest.fixture(scope="module")
+def best_run(viewed: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    run = tmp_path_factory.mktemp("best") / "cv"
+    more = ["--seeds", 2, "--ensemble", "--views", 3, "--clean"]
+    return run, done("cv", viewed, "--recipe", "best", *TINY, *more, "-o", run).output
+
+
+def test_the_unaltered_view_is_the_plain_cache(viewed: str, nano_cache: str) -> None:
+    ours, plain = EmbeddingCache.open(viewed), EmbeddingCache.open(nano_cache)
+    for image in (0, 7):
+        rows = ours.images[image].rows
+        np.testing.assert_array_equal(ours.features(rows[:1]), plain.features([plain.row_of_image(image)]))
+        assert (ours.features(rows[1:2]) != ours.features(rows[:1])).mean() > 0.5
+        assert (ours.targets(rows[1:2]) != ours.targets(rows[:1])).any()
+    info = json.loads(done("cache", "info", viewed, "--json").stdout)
+    assert (info["images"], info["rows"], info["views"]) == (15, 45, 3)
+
+
+def test_the_same_command_again_has_nothing_to_do_and_another_number_is_refused(
+    phantoms: Path, viewed: str
+) -> None:
+    again = done("embed", "montgomery", phantoms, "-o", viewed, "--views", 3)
+    assert "0 images embedded, 15 were there already" in again.output
+    line = refuse(1, "embed", "montgomery", phantoms, "-o", viewed, "--recipe", "best")
+    assert f"found views 3 against {BEST.views} -> choose another -o, or --overwrite" in line
+    assert "views 3 against 1" in refuse(1, "embed", "montgomery", phantoms, "-o", viewed)
+
+
+def test_results_say_the_recipe_its_settings_and_what_was_changed(best_run: tuple[Path, str]) -> None:
+    run, output = best_run
+    settings = read(run)["provenance"]["settings"]
+    assert settings["recipe"].startswith("best, but ")
+    assert "epochs 1" in settings["recipe"]
+    assert settings["views"] == 3
+    assert settings["train"]["average"] == BEST.average
+    assert "recipe best" in output
+    assert read_json(run / "run.json")["settings"]["recipe"] == settings["recipe"]
+
+
+def test_seeds_of_a_fold_decide_together(best_run: tuple[Path, str]) -> None:
+    run, _ = best_run
+    (row,) = read(run)["rows"]
+    assert row["ensemble"]
+    assert row["f1_image"]["n"] == 15
+    assert len(row["f1"]["folds"]) == 3
+    folds = row["per_fold"]
+    assert [(one["fold"], one["seed"]) for one in folds] == [
+        (f"fold-{i}", s) for i in range(3) for s in (0, 1)
+    ]
+    for first, second in zip(folds[::2], folds[1::2], strict=True):
+        assert first["threshold"] == second["threshold"]
+        assert first["test"] == second["test"]
+        assert first["together"] == 2
+    assert row["cleaned"]["f1_image"]["n"] == 15
+    assert 0 <= row["calibration"]["ece"] < 1
+    assert sum(row["calibration"]["pixels"]) == sum(
+        int(np.prod(record.native_size)) for record in EmbeddingCache.open(viewed_of(run)).images
+    )
+
+
+def viewed_of(run: Path) -> str:
+    return str(read(run)["provenance"]["cache"]["url"])
+
+
+def test_a_finished_run_scores_them_together_too(best_run: tuple[Path, str]) -> None:
+    import torch
+
+    from lungfast.studies.models import FinishedRun
+    from lungfast.studies.rescoring import rescore, test_images
+    from lungfast.studies.workspace import Workspace
+
+    finished = FinishedRun.open(best_run[0])
+    workspace = Workspace(viewed_of(best_run[0]), device=torch.device("cpu"))
+    scores = rescore(
+        finished.models(), workspace, test_images(finished, workspace), 4 << 30, advance=lambda: None
+    )
+    (row,) = read(best_run[0])["rows"]
+    np.testing.assert_allclose([one.mean("f1") for one in scores], row["f1"]["folds"], atol=1e-6)
+
+
+def test_without_views_the_recipe_says_what_it_lacks(nano_cache: str, tmp_path: Path) -> None:
+    result = done("train", nano_cache, "--recipe", "best", *TINY, "--val-every", 1, "-o", tmp_path / "t")
+    assert f"holds 1 of the {BEST.views} views" in result.output
+    assert read(tmp_path / "t")["provenance"]["settings"]["views"] == 1
+
+
+def test_the_papers_recipe_is_constant_and_keeps_the_last_epoch(nano_cache: str, tmp_path: Path) -> None:
+    done("cv", nano_cache, "--recipe", "paper", *TINY, "--lr", "1e-3", "--wd", "0", "-o", tmp_path / "p")
+    settings = read(tmp_path / "p")["provenance"]["settings"]
+    assert (settings["train"]["schedule"], settings["train"]["keep"]) == ("constant", "last")
+    assert settings["thresholds"] == [0.5, 0.55, 0.6, 0.65, 0.7]
+    assert PAPER.epochs(83) == PAPER.epochs(340) == 100
+
+
+def test_budgets_follow_the_number_of_images() -> None:
+    assert BEST.epochs(10**6) == BEST.epochs_least
+    assert BEST.epochs(1) == BEST.epochs_most
+    assert BEST.epochs(83) > BEST.epochs(340)
+
+
+def test_mistakes_are_one_line(nano_cache: str, phantoms: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert "'golden' is not one of 'paper', 'best'" in refuse(
+        2, "cv", nano_cache, "--recipe", "golden", "-o", run
+    )
+    line = refuse(2, "cv", nano_cache, "--views", 8, "-o", run)
+    assert "--views 8 is more than" in line
+    assert "embed again with --views 8, or train with --views 1" in line
+    assert "--save-logits" in refuse(2, "cv", nano_cache, "--ensemble", "--save-logits", "-o", run)
+    assert not run.exists()
+    refuse(2, "embed", "montgomery", phantoms, "-o", run, "--views", 0)
