@@ -59,8 +59,8 @@ class Judge:
             notes.append(f"the quality flag is not calibrated: lungfast quality {run.path} CACHE does it")
         elif measured["prompt"] != prompt or not {m.key for m in models} <= set(measured["decoders"]):
             notes.append(
-                f"the quality flag is not calibrated for these decoders with prompt {prompt}: it is for those "
-                f"of {measured['key']!r} with prompt {measured['prompt']}"
+                f"the quality flag is not calibrated for these decoders with prompt {prompt}: "
+                f"it is for those of {measured['key']!r} with prompt {measured['prompt']}"
             )
         else:
             cut = float(measured["calibration"]["threshold"])
