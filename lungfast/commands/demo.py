@@ -99,6 +99,7 @@ def _reproduce_options(output: Path, epochs: int) -> dict[str, Any]:
         "device": "auto",
         "precision": "auto",
         "compile_": "off",
+        "exact": False,
         "memory": "auto",
         "resume": False,
         "overwrite": False,

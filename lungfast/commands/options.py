@@ -147,6 +147,25 @@ recipe = click.option(
     "besides count instead of the recipe's.",
 )
 
+arithmetic = compose(
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+        default="auto",
+        show_default=True,
+        help="Training arithmetic; validation and scores are always fp32.",
+    ),
+    click.option(
+        "--compile",
+        "compile_",
+        type=click.Choice(["auto", "on", "off"]),
+        default="auto",
+        show_default=True,
+        help="torch.compile; auto: on a GPU (a CPU has kernels of its own that are as fast).",
+    ),
+    click.option("--exact", is_flag=True, help="The slow reference: fp32, and nothing compiled."),
+)
+
 training_options = compose(
     recipe,
     click.option(
@@ -212,21 +231,7 @@ training_options = compose(
         help="Scanned on validation images: 0.05 to 0.95 by 0.01, or 0.50 to 0.70 by 0.05.",
     ),
     device,
-    click.option(
-        "--precision",
-        type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
-        default="auto",
-        show_default=True,
-        help="Training arithmetic; validation and scores are always fp32.",
-    ),
-    click.option(
-        "--compile",
-        "compile_",
-        type=click.Choice(["auto", "on", "off"]),
-        default="auto",
-        show_default=True,
-        help="torch.compile; auto: on a GPU (a CPU has kernels of its own that are as fast).",
-    ),
+    arithmetic,
     memory,
 )
 

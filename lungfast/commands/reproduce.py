@@ -62,12 +62,7 @@ class Budget(click.ParamType):  # type: ignore[type-arg]
     help="The SAM checkpoint of the caches, for the quality flag on spoilt images.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
-@click.option(
-    "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True
-)
-@click.option(
-    "--compile", "compile_", type=click.Choice(["auto", "on", "off"]), default="auto", show_default=True
-)
+@opt.arithmetic
 @click.option("--memory", default="auto", show_default=True, help="Memory bound, such as 8GB.")
 def command(montgomery: str | None, shenzhen: str | None, others: tuple[str, ...], **options: Any) -> None:
     """Run every study of the paper on one or two caches, and write the report.
@@ -101,6 +96,7 @@ def named(montgomery: str | None, shenzhen: str | None, others: tuple[str, ...])
 
 def run_reproduction(caches: dict[str, str], options: dict[str, Any], listener: Listener) -> dict[str, Any]:
     """Open the caches, make the recipe, run."""
+    from lungfast.commands.study import arithmetic_of
     from lungfast.compute import parse_memory, resolve_device
     from lungfast.studies.reproduce import paper_on, reproduce
     from lungfast.studies.steps import Order
@@ -112,12 +108,13 @@ def run_reproduction(caches: dict[str, str], options: dict[str, Any], listener: 
         quick=options["quick"],
         seeds=options["seeds"],
     )
+    precision, compile_ = arithmetic_of(options)
     order = Order(
         output=options["output"],
         recipe=recipe,
         memory_bytes=parse_memory(options["memory"]),
-        precision=options["precision"],
-        compile_=options["compile_"],
+        precision=precision,
+        compile_=compile_,
         checkpoint=options["checkpoint"],
         resume=options["resume"],
         overwrite=options["overwrite"],

@@ -24,16 +24,28 @@ def settings_from(options: Mapping[str, Any]) -> Settings:
 
     scans = {"fine": DEFAULT_THRESHOLDS, "paper": PAPER_THRESHOLDS}
     names = ("epochs", "batch_size", "schedule", "val_every", "patience", "keep", "average")
+    precision, compile_ = arithmetic_of(options)
     return Settings(
         train=TrainConfig(**{name: options[name] for name in names}),
         memory_bytes=parse_memory(options["memory"]),
-        precision=options["precision"],
-        compile=options["compile_"],
+        precision=precision,
+        compile=compile_,
         thresholds=tuple(map(float, scans[options["thresholds"]])),
         save_logits=options["save_logits"],
         views=options["views"],
         recipe=options.get("recipe_text", ""),
     )
+
+
+def arithmetic_of(options: Mapping[str, Any]) -> tuple[str, str]:
+    """Precision and compilation as asked for; UsageError where ``--exact`` contradicts them."""
+    precision, compile_ = options["precision"], options["compile_"]
+    if not options["exact"]:
+        return precision, compile_
+    for name, found, exact in (("precision", precision, "fp32"), ("compile", compile_, "off")):
+        if found not in {"auto", exact}:
+            raise UsageError(f"--exact contradicts --{name}", found=found, fix="leave one of them out")
+    return "fp32", "off"
 
 
 def with_recipe(cache: str, options: dict[str, Any], *, chosen: Sequence[str] = ()) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -189,20 +190,18 @@ def test_a_refused_command_leaves_no_folder_for_the_corrected_one(nano_cache: st
 
 
 def test_two_rates_that_print_alike_are_two_decoders(nano_cache: str, tmp_path: Path) -> None:
-    args = [
-        "--lr",
-        "0.001,0.00100000001",
-        "--wd",
-        "0",
-        "--epochs",
-        "1",
-        "--folds",
-        "3",
-        "--precision",
-        "fp32",
-    ]
+    args = ["--lr", "0.001,0.00100000001", "--wd", "0", "--epochs", "1", "--folds", "3", "--exact"]
     result = call("grid", nano_cache, *args, "-o", tmp_path / "run")
     assert result.exit_code == 0, result.output
+    chosen = json.loads((tmp_path / "run" / "chosen.json").read_text())
+    assert (chosen["precision"], chosen["compile"]) == ("fp32", False)
+
+
+@pytest.mark.parametrize("other", [("--precision", "bf16"), ("--compile", "on")])
+def test_exact_and_its_contrary(other: tuple[str, str], nano_cache: str, tmp_path: Path) -> None:
+    args = [nano_cache, "--exact", *other, "-o", tmp_path / "run"]
+    assert f"--exact contradicts {other[0]}" in refuse(2, "grid", *args)
+    assert f"--exact contradicts {other[0]}" in refuse(2, "reproduce", "--montgomery", *args)
 
 
 def test_another_dataset_does_not_pass_for_a_complete_cache(pairs: tuple[Path, Path], tmp_path: Path) -> None:
