@@ -43,8 +43,8 @@ def test_a_recipe_is_that_of_the_command(lab: Lab, tmp_path: Path) -> None:
     args = ["cv", cache, "--recipe", "best", *tiny, "-o", str(tmp_path / "theirs")]
     result = CliRunner().invoke(main, args)
     assert result.exit_code == 0, result.output
-    theirs = read_json(tmp_path / "theirs" / "results.json")
-    assert [row["f1"] for row in ours["rows"]] == [row["f1"] for row in theirs["rows"]]
+    mine, theirs = (read_json(tmp_path / name / "results.json") for name in ("ours", "theirs"))
+    assert [row["f1"] for row in mine["rows"]] == [row["f1"] for row in theirs["rows"]]
     assert ours["provenance"]["settings"]["recipe"] == "best"
     with pytest.raises(UsageError, match="the recipe is unknown; found 'golden'; expected paper or best"):
         lab.cross_validate(tmp_path / "x", recipe="golden")
