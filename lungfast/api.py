@@ -28,10 +28,10 @@ from lungfast.studies.fitting import Listener, Settings
 from lungfast.studies.grid import GridConfig, grid
 from lungfast.studies.jitter import PIXELS, JitterConfig, box_jitter
 from lungfast.studies.models import FinishedRun
-from lungfast.studies.on_request import Extras
 from lungfast.studies.predict import Request as PredictRequest
 from lungfast.studies.predict import predict as _predict
 from lungfast.studies.reading import read_material
+from lungfast.studies.recipe_cv import recipe_cv
 from lungfast.studies.recipes import training_recipe
 from lungfast.studies.reproduce import paper_on
 from lungfast.studies.reproduce import reproduce as _reproduce
@@ -142,17 +142,7 @@ class Lab:
     ) -> dict[str, Any]:
         """``lungfast cv --recipe``: every fold as the recipe says; ``epochs`` None: its own budget."""
         chosen, cache = training_recipe(recipe), self.workspace.cache
-        options = chosen.options_for(cache, folds)
-        config = CvConfig(
-            prompts=tuple(map(chosen.prompt, kinds)),
-            lrs=options["lrs"],
-            wds=options["wds"],
-            losses=chosen.losses,
-            folds=folds,
-            seeds=tuple(range(chosen.seeds)),
-            ensemble=chosen.ensemble,
-            extras=Extras(clean=chosen.clean),
-        )
+        config = recipe_cv(chosen, cache, kinds=kinds, folds=folds)
         more = {} if epochs is None else {"epochs": epochs}
         settings = chosen.settings_for(
             cache,

@@ -95,6 +95,7 @@ def _reproduce_options(output: Path, epochs: int) -> dict[str, Any]:
         "epochs": {"": epochs},
         "quick": True,
         "seeds": 1,
+        "best": False,
         "checkpoint": None,
         "device": "auto",
         "precision": "auto",

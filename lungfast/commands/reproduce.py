@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,7 @@ class Budget(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option("--epochs", type=Budget(), help="Another budget: 60, or montgomery=100,shenzhen=20.")
 @click.option("--quick", is_flag=True, help="A first look: few epochs, a small U-Net budget.")
+@click.option("--best", is_flag=True, help="Also the best recipe, on the same folds, beside the paper's.")
 @click.option(
     "--seeds", type=click.IntRange(1), default=1, show_default=True, help="Seeds of every fold in cv."
 )
@@ -108,6 +110,7 @@ def run_reproduction(caches: dict[str, str], options: dict[str, Any], listener: 
         quick=options["quick"],
         seeds=options["seeds"],
     )
+    recipe = replace(recipe, best=options["best"])
     precision, compile_ = arithmetic_of(options)
     order = Order(
         output=options["output"],

@@ -31,7 +31,7 @@ from lungfast.report.table import (
     probability,
     words,
 )
-from lungfast.report.trust_tables import calibration_table, robustness_table
+from lungfast.report.trust_tables import calibration_table, recipes_table, robustness_table
 
 
 def further_tables(material: Material) -> dict[str, Table]:
@@ -44,6 +44,7 @@ def further_tables(material: Material) -> dict[str, Table]:
         "jitter": jitter_table,
         "surface": surface_table,
         "cleaned": cleaned_table,
+        "recipes": recipes_table,
         "calibration": calibration_table,
         "robustness": robustness_table,
         "quality": quality_table,

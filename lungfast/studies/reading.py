@@ -24,7 +24,7 @@ from lungfast.studies.judged import QUALITY
 from lungfast.studies.thresholds import from_cross_validation
 
 TIMINGS, LEFT_OUT_NOTES = "timings.json", "left_out.json"
-STUDIES = ("grid", "baseline", "train", "cv", "thresholds", "jitter", "unet", "robustness")
+STUDIES = ("grid", "baseline", "train", "cv", "thresholds", "jitter", "unet", "best", "robustness")
 """Folders of a set, one run each."""
 Content = Mapping[str, Any]
 
@@ -101,6 +101,8 @@ def _completed(found: Mapping[str, Content], cv_run: Path) -> dict[str, Content]
             studies["quality"] = quality
     if cv is not None and "baseline" in studies:
         studies["baseline"] = {**studies["baseline"], "comparisons": fine_tuning(studies["baseline"], cv)}
+    if cv is not None and "best" in studies:
+        studies["best"] = {**studies["best"], "comparisons": recipes(studies["best"], cv)}
     return studies
 
 
@@ -126,6 +128,29 @@ def fine_tuning(baseline: Content, cv: Content) -> list[dict[str, Any]]:
                 )
             )
     return as_family("fine-tuning", compared)
+
+
+def recipes(best: Content, paper: Content) -> list[dict[str, Any]]:
+    """The best recipe less the paper's, under the same prompts, on the same images in the same folds."""
+    ours, theirs = best["images"], paper["images"]
+    if ours["id"] != theirs["id"] or ours["fold"] != theirs["fold"]:
+        return []
+    rows = {row["key"]: row for row in paper["rows"] if row["status"] == "done"}
+    compared = []
+    for row in best["rows"]:
+        if row["key"] in rows and row["status"] == "done":
+            sizes = {name: [fold[name] for fold in row["per_fold"]] for name in ("n_train", "n_test")}
+            compared.append(
+                compare(
+                    _side(f"{row['key']}, best", ours["f1"][row["key"]], row),
+                    _side(f"{row['key']}, paper", theirs["f1"][row["key"]], rows[row["key"]]),
+                    ours["patient"],
+                    n_train=min(sizes["n_train"]),
+                    n_test=max(sizes["n_test"]),
+                    seed=row["seeds"][0],
+                )
+            )
+    return as_family("recipes", compared)
 
 
 def _side(name: str, f1: Sequence[float], row: Content) -> Side:

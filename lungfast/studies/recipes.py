@@ -182,6 +182,13 @@ class Recipe:
     """By set, where they are not those of ``unet``."""
     perturbed: int = 100
     multimask: bool = True
+    best: bool = False
+    """The best recipe too, on the same folds, from points: it stands beside the paper's."""
+
+    @property
+    def is_quick(self) -> bool:
+        """A first look."""
+        return self.name != PAPER.name
 
     def grid_epochs(self, set_name: str) -> int:
         """Epochs of the grid."""

@@ -27,7 +27,8 @@ from lungfast.studies.jitter import JitterConfig, box_jitter
 from lungfast.studies.judged import QUALITY
 from lungfast.studies.models import FinishedRun
 from lungfast.studies.quality import QualityConfig, measure_quality, write_quality
-from lungfast.studies.recipes import Recipe
+from lungfast.studies.recipe_cv import recipe_cv
+from lungfast.studies.recipes import BEST, Recipe
 from lungfast.studies.rescoring import identity
 from lungfast.studies.session import Request, ScoreSettings, run_scoring, run_study
 from lungfast.studies.transfer import Site, config_of, transfer
@@ -104,6 +105,10 @@ class Steps:
             self._step("jitter", name, 4 * len(recipe.jitter_px) * scored),
             self._step("unet", name, recipe.folds * recipe.unet_of(name).epochs * n_train * UNET_SHARE),
         ]
+        if recipe.best:
+            epochs = self._best_epochs(name) or BEST.epochs(int(n_train))
+            seen = recipe.folds * BEST.seeds * epochs * n_train
+            steps.insert(3, self._step(BEST.name, name, seen + 2 * scored))
         long = recipe.curve_epochs(name)
         if long is not None:
             steps.insert(3, self._step("train", name, len(recipe.curve_prompts) * long * n_train * 1.3))
@@ -188,6 +193,25 @@ class Steps:
         )
         body = partial(cross_validate, config)
         run_study(self._request(name, "cv", config), self._workspaces[name], body, self._listener)
+
+    def _best_epochs(self, name: str) -> int | None:
+        """Those of the recipe where it is a first look; None: the best recipe's own budget."""
+        return self._recipe.epochs[name] if self._recipe.is_quick else None
+
+    def _best(self, name: str) -> None:
+        recipe, workspace, epochs = self._recipe, self._workspaces[name], self._best_epochs(name)
+        config = recipe_cv(BEST, workspace.cache, folds=recipe.folds, split_seed=recipe.split_seed)
+        settings = BEST.settings_for(
+            workspace.cache,
+            recipe.folds,
+            memory_bytes=self._memory,
+            precision=self._order.precision,
+            compile=self._order.compile_,
+            **({} if epochs is None else {"epochs": epochs}),
+        )
+        output = self._run_of(name, BEST.name)
+        request = Request(study="cv", config=config, settings=settings, output=output, resume=True)
+        run_study(request, workspace, partial(cross_validate, config), self._listener)
 
     def _train(self, name: str) -> None:
         recipe = self._recipe

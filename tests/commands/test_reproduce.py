@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from lungfast.commands import main
 from lungfast.errors import RunError
+from lungfast.report.further import further_tables
 from lungfast.studies import reproduce, steps
 from lungfast.studies.reading import read_material
 from lungfast.studies.recipes import Recipe, paper_recipe
@@ -40,7 +41,7 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["--montgomery", str(folder / "m.zarr"), "--shenzhen", str(folder / "s.zarr")]
 
 
-QUICK = ["--quick", "--epochs", "1", "--precision", "fp32", "--compile", "off"]
+QUICK = ["--quick", "--best", "--epochs", "1", "--precision", "fp32", "--compile", "off"]
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,12 @@ def test_every_table_claim_and_file_is_there(whole: tuple[Path, Result]) -> None
     content = read(run)
     assert set(content["tables"]) >= {"I", "II", "III", "IV", "V", "VI"}
     assert len(content["claims"]) == 9
+    assert read(run / "montgomery" / "best")["provenance"]["settings"]["recipe"] == "best"
+    material = read_material(run)
+    recipes = further_tables(material)["recipes"]
+    assert [row[1].text for row in recipes.rows] == ["paper", "best"] * 2
+    (paired,) = material.sets["montgomery"]["best"]["comparisons"]
+    assert (paired["a"], paired["b"], paired["family"]) == ("points, best", "points, paper", "recipes")
     assert {row["set"] for row in content["rows"]} == {"montgomery", "shenzhen"}
     assert {row["key"] for row in content["rows"]} >= {"points", "box", "both", "box-auto", "both-auto"}
     families = {one["family"] for one in content["comparisons"]}
