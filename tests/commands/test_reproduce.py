@@ -41,7 +41,7 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["--montgomery", str(folder / "m.zarr"), "--shenzhen", str(folder / "s.zarr")]
 
 
-QUICK = ["--quick", "--best", "--epochs", "1", "--precision", "fp32", "--compile", "off"]
+QUICK = ["--quick", "--epochs", "1", "--precision", "fp32", "--compile", "off", "--best"]
 
 
 @pytest.fixture(scope="module")
