@@ -81,7 +81,6 @@ def arms() -> dict[str, Arm]:
     changes: dict[str, Mapping[str, Any]] = {
         "no views": {"views": 1},
         "4 views": {"views": 4},
-        "16 views": {"views": 16},
         "no average": {"average": 0.0},
         "average .9995": {"average": 0.9995},
         "constant rate": {"schedule": "constant"},
