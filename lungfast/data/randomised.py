@@ -4,7 +4,8 @@ In: a seed, a number, a side in px. Out: an 8-bit image whose long side is that,
 phantoms imitate two sets, these imitate none: builds, projections, exposures, diseases, devices and borders
 are drawn far wider than any hospital's (J. Tobin et al., 2017, call this domain randomisation), so that real
 X-rays are one more variation. Drawing a body takes three times as long as exposing it, so that each is
-exposed twice, with other weights of all its shadows. The lungs' masks are anatomical: disease stays inside.
+exposed twice, with other weights of all its shadows. The lungs' masks are anatomical: disease stays inside;
+what lies outside the collimation is no part of them.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def generate_xray(seed: int, index: int, side: int) -> GeneratedXray:
     """X-ray ``index`` of stream ``seed``; the same three numbers give the same pixels. ``side`` in px."""
     shadows, pose, masks_SHW = _body(seed, index // FILMS, side)
     rng = np.random.default_rng([seed, index])
-    image_HW = develop_randomly(rng, attenuation(rng, shadows), pose)
-    return GeneratedXray(image_HW=image_HW, masks_SHW=masks_SHW)
+    image_HW, visible_HW = develop_randomly(rng, attenuation(rng, shadows), pose)
+    return GeneratedXray(image_HW=image_HW, masks_SHW=masks_SHW & visible_HW)
 
 
 @lru_cache(maxsize=2)

@@ -15,11 +15,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from lungfast.data.phantom_canvas import Pose, blur, smooth_noise
-from lungfast.records import Float32, UInt8
+from lungfast.records import Bool, Float32, UInt8
 
 
-def develop_randomly(rng: np.random.Generator, attenuation_HW: Float32, pose: Pose) -> UInt8:
-    """Attenuation -> grey: tone, local contrast, window, field, noise, blur; then what is added later."""
+def develop_randomly(rng: np.random.Generator, attenuation_HW: Float32, pose: Pose) -> tuple[UInt8, Bool]:
+    """Attenuation -> grey: tone, local contrast, window, field, noise, blur; then what is added later. And where it shows the
+    body: not outside the collimation, nor where the edge is painted over."""
+    visible_HW = np.ones(attenuation_HW.shape, bool)
     grey_HW = _tone(rng, attenuation_HW)
     if rng.random() < 0.6:
         reach = float(np.exp(rng.uniform(np.log(0.06), np.log(0.5)))) * pose.scale
@@ -33,12 +35,12 @@ def develop_randomly(rng: np.random.Generator, attenuation_HW: Float32, pose: Po
     if rng.random() < 0.6:
         image_HW = _letters(rng, image_HW)
     if rng.random() < 0.45:
-        image_HW = _collimate(rng, image_HW)
+        image_HW = _collimate(rng, image_HW, visible_HW)
     if rng.random() < 0.12:
         image_HW = np.uint8(255) - image_HW
     if rng.random() < 0.2:
-        image_HW = _margin(rng, image_HW)
-    return _stored(rng, image_HW)
+        _margin(rng, image_HW, visible_HW)
+    return _stored(rng, image_HW), visible_HW
 
 
 def _tone(rng: np.random.Generator, attenuation_HW: Float32) -> Float32:
@@ -106,7 +108,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return _FONTS[size]
 
 
-def _collimate(rng: np.random.Generator, image_HW: UInt8) -> UInt8:
+def _collimate(rng: np.random.Generator, image_HW: UInt8, visible_HW: Bool) -> UInt8:
     """Everything outside a slightly turned rectangle (rarely a circle) becomes one grey."""
     height, width = image_HW.shape
     inner = Image.new("L", (width, height))
@@ -124,12 +126,13 @@ def _collimate(rng: np.random.Generator, image_HW: UInt8) -> UInt8:
     soft = blur(
         np.asarray(inner, np.float32) * np.float32(1 / 255), float(rng.choice([0.0, rng.uniform(0.3, 3.0)]))
     )
+    visible_HW &= soft > 0.5
     outside = np.float32(rng.choice([0, rng.uniform(0, 40), 255], p=[0.6, 0.3, 0.1]))
     return np.asarray(np.rint(image_HW * soft + outside * (1 - soft)), np.uint8)
 
 
-def _margin(rng: np.random.Generator, image_HW: UInt8) -> UInt8:
-    """The edge painted over, as where films are mounted or padded to a square; masks are not moved."""
+def _margin(rng: np.random.Generator, image_HW: UInt8, visible_HW: Bool) -> None:
+    """The edge painted over, as where films are mounted or padded to a square. Changes the arrays."""
     height, width = image_HW.shape
     ink = int(rng.choice([0, 255, int(rng.integers(0, 256))], p=[0.6, 0.2, 0.2]))
     for side in range(4):
@@ -142,8 +145,7 @@ def _margin(rng: np.random.Generator, image_HW: UInt8) -> UInt8:
                 (slice(None), slice(0, columns)),
                 (slice(None), slice(width - columns, width)),
             )[side]
-            image_HW[cut] = ink
-    return image_HW
+            image_HW[cut], visible_HW[cut] = ink, False
 
 
 def _stored(rng: np.random.Generator, image_HW: UInt8) -> UInt8:

@@ -34,7 +34,7 @@ class HybridEncoder(nn.Module):
         half, fine, middle, coarse = config.widths
         self.fold, self.patch = config.fold, 16
         self.stem = nn.Sequential(
-            _conv(3, half, stride=2), _norm(half), nn.GELU(), _conv(half, fine, stride=2)
+            _conv(3, half, stride=2), _norm(half), nn.ReLU(), _conv(half, fine, stride=2)
         )
         self.fine = _stage(fine, config.blocks[0])
         self.down1 = _down(fine, middle)
@@ -122,12 +122,12 @@ class _Block(nn.Module):
 
 
 class _Residual(nn.Module):
-    """norm, GELU, 3x3, norm, GELU, 3x3, and the input added."""
+    """norm, ReLU, 3x3, norm, ReLU, 3x3, and the input added."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            _norm(width), nn.GELU(), _conv(width, width), _norm(width), nn.GELU(), _conv(width, width)
+            _norm(width), nn.ReLU(), _conv(width, width), _norm(width), nn.ReLU(), _conv(width, width)
         )
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ def _stage(width: int, blocks: int) -> nn.Sequential:
 
 
 def _down(width: int, out: int) -> nn.Sequential:
-    return nn.Sequential(_norm(width), nn.GELU(), _conv(width, out, stride=2))
+    return nn.Sequential(_norm(width), nn.ReLU(), _conv(width, out, stride=2))
 
 
 def _conv(width: int, out: int, *, stride: int = 1) -> nn.Conv2d:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from lungfast.trained.promptable import PromptableBatch
 
 POSITIVE, NEGATIVE, CORNERS, NONE = 1, 0, (2, 3), -1
+PROMPTED = 2
+"""One of so many X-rays of a batch gets a prompt, and with it a turn of the decoder."""
 KINDS = ("points", "point", "negative", "box", "both")
 KIND_SHARES = (0.45, 0.1, 0.1, 0.15, 0.2)
 _LUNGS, _MIDDLE = ("left", "right"), "mediastinum"
@@ -118,7 +120,7 @@ def _soft(masks_SHW: Bool, side: int, low: int) -> UInt8:
 
 
 def collate(examples: list[PromptedXray], low: int) -> PromptableBatch:
-    """Examples -> tensors, normalised as every encoder's input (records.EncoderSpec)."""
+    """Examples -> tensors, normalised as every encoder's input (records.EncoderSpec); half are prompted."""
     import torch
 
     from lungfast.trained.promptable import PromptableBatch
@@ -129,15 +131,16 @@ def collate(examples: list[PromptedXray], low: int) -> PromptableBatch:
     for b, one in enumerate(examples):
         inside[b, : one.size[0], : one.size[1]] = True
         valid[b] = Frame(native_size=one.size, resized_size=one.size, input_size=side).valid_hw((low, low))
+    prompted = examples[: -(-len(examples) // PROMPTED)]
     structures_BShw = torch.from_numpy(np.stack([one.soft_Shw for one in examples])).float() / 255
     return PromptableBatch(
         images_B3SS=_normalised(np.stack([one.padded_SS for one in examples]), inside),
-        points_BP2=torch.from_numpy(np.stack([one.points_P2 for one in examples])),
-        labels_BP=torch.from_numpy(np.stack([one.labels_P for one in examples])),
+        points_BP2=torch.from_numpy(np.stack([one.points_P2 for one in prompted])),
+        labels_BP=torch.from_numpy(np.stack([one.labels_P for one in prompted])),
         target_Bhw=torch.stack(
             [
                 maps[list(one.target)].sum(dim=0).clamp(max=1)
-                for maps, one in zip(structures_BShw, examples, strict=True)
+                for maps, one in zip(structures_BShw, prompted, strict=False)
             ]
         ),
         structures_BShw=structures_BShw,

@@ -48,11 +48,16 @@ class PromptableModel(nn.Module):
         self.dense_head = nn.Conv2d(256, structures * 16, 1)
 
     def forward(self, batch: PromptableBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (B, 4, h, w) of SAM's masks, their predicted IoU (B, 4), structures' logits (B, S, h, w)."""
+        """Logits (B, 4, h, w) of SAM's masks, their predicted IoU (B, 4), structures' logits (B, S, h, w).
+
+        Prompts may be those of the first images only, whose masks and IoU then come out: the decoder's step
+        on an image costs as much as the encoder's.
+        """
         embeddings_BCEE = self.image_encoder(batch.images_B3SS)
         dense_BShw = F.pixel_shuffle(self.dense_head(embeddings_BCEE), 4)
         tokens_BPC = prompt_tokens(self.prompt_encoder, batch.points_BP2, batch.labels_BP)
-        masks_BMhw, iou_BM = decode(self.mask_decoder, self.prompt_encoder, embeddings_BCEE, tokens_BPC)
+        prompted = embeddings_BCEE[: len(tokens_BPC)]
+        masks_BMhw, iou_BM = decode(self.mask_decoder, self.prompt_encoder, prompted, tokens_BPC)
         return masks_BMhw.float(), iou_BM.float(), dense_BShw.float()
 
 
@@ -87,12 +92,12 @@ def promptable_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """Dice + cross-entropy of the single mask, of the best of the other three and of every structure, and
     the squared error of the predicted IoU; also the parts, and the single mask's Dice at 0.5."""
-    valid = batch.valid_Bhw
-    losses_BM = dice_and_entropy(masks_BMhw, batch.target_Bhw[:, None], valid[:, None])
+    valid, prompted = batch.valid_Bhw, batch.valid_Bhw[: len(masks_BMhw)]
+    losses_BM = dice_and_entropy(masks_BMhw, batch.target_Bhw[:, None], prompted[:, None])
     main, best = losses_BM[:, 0].mean(), losses_BM[:, 1:].amin(dim=1).mean()
     dense = dice_and_entropy(dense_BShw, batch.structures_BShw, valid[:, None]).mean()
     with torch.no_grad():
-        found, true = (masks_BMhw > 0) & valid[:, None], (batch.target_Bhw > 0.5)[:, None]
+        found, true = (masks_BMhw > 0) & prompted[:, None], (batch.target_Bhw > 0.5)[:, None]
         both = (found & true).sum(dim=(2, 3)).float()
         total = found.sum(dim=(2, 3)) + true.sum(dim=(2, 3))
         dice_BM = 2 * both / total.clamp(min=1)
