@@ -17,7 +17,12 @@ from lungfast.commands import options as opt
 @opt.device
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
 @click.option("--steps", type=click.IntRange(1), help="Batches. [default: those of the shipped weights]")
-@click.option("--batch-size", type=click.IntRange(1), help="X-rays a batch. [default: as above]")
+@click.option(
+    "--small-steps",
+    type=click.IntRange(0),
+    help="Of these, at half the side. [default: as above]",
+)
+@click.option("--batch-size", "batch", type=click.IntRange(1), help="X-rays a batch. [default: as above]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option(
     "--workers", type=click.IntRange(0), default=1, show_default=True, help="Processes that draw X-rays."
@@ -37,8 +42,8 @@ def command(output: Path, **options: Any) -> None:
     from lungfast.trained.pretraining import PretrainingConfig
 
     config = QUICK if options["quick"] else PretrainingConfig()
-    given = {"steps": options["steps"], "batch": options["batch_size"], "seed": options["seed"]}
-    config = replace(config, **{name: value for name, value in given.items() if value is not None})
+    fields = ("steps", "small_steps", "batch", "seed")
+    config = replace(config, **{name: options[name] for name in fields if options[name] is not None})
     request = PretrainRequest(
         config=config,
         output=output,

@@ -19,8 +19,10 @@ from lungfast.records import Bool, Float32, UInt8
 
 
 def develop_randomly(rng: np.random.Generator, attenuation_HW: Float32, pose: Pose) -> tuple[UInt8, Bool]:
-    """Attenuation -> grey: tone, local contrast, window, field, noise, blur; then what is added later. And where it shows the
-    body: not outside the collimation, nor where the edge is painted over."""
+    """Attenuation -> grey: tone, local contrast, window, field, noise, blur; then what is added later.
+
+    Also where it shows the body: not outside the collimation, nor where the edge is painted over.
+    """
     visible_HW = np.ones(attenuation_HW.shape, bool)
     grey_HW = _tone(rng, attenuation_HW)
     if rng.random() < 0.6:

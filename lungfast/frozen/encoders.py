@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from lungfast.errors import CheckpointError, UsageError
+from lungfast.errors import CacheError, CheckpointError, UsageError
 from lungfast.frozen.attention import make_lean
 from lungfast.frozen.checkpoints import (
     OFFICIAL,
@@ -27,7 +27,7 @@ from lungfast.frozen.checkpoints import (
     image_encoder,
     read_checkpoint,
 )
-from lungfast.frozen.nano import NANO, NANO_SHA256, nano_image_encoder, read_nano
+from lungfast.frozen.nano import NANO, NANO_SHA256, RANDOM_NANO_SHA256, nano_image_encoder, read_nano
 from lungfast.geometry import Frame, resize_image
 from lungfast.records import EncoderSpec, Float32, PrecisionName, ResizeRule, UInt8
 
@@ -180,6 +180,17 @@ def decoder_origin(spec: EncoderSpec) -> DecoderOrigin:
     if spec.name == "nano":
         return "generated"
     return "sam" if spec.weights_sha256 in {file.sha256 for file in OFFICIAL.values()} else "custom"
+
+
+def refuse_random_nano(spec: EncoderSpec, url: str) -> None:
+    """CacheError for a cache of an earlier version, whose nano was random: its head knows nothing."""
+    if spec.weights_sha256 == RANDOM_NANO_SHA256:
+        raise CacheError(
+            f"{url} was embedded with the random nano of an earlier version",
+            found=f"weights {RANDOM_NANO_SHA256[:12]}…",
+            expected=f"nano's trained weights {NANO_SHA256[:12]}…",
+            fix="embed the X-rays again, with --overwrite",
+        )
 
 
 def nano_notice() -> str:

@@ -42,7 +42,7 @@ class HybridEncoder(nn.Module):
         self.down2 = _down(middle, coarse)
         self.coarse = _stage(coarse, config.blocks[2])
         side = config.input_size // self.patch
-        self.positions = nn.Parameter(torch.randn(1, side * side, coarse) * 0.02)
+        self.positions = nn.Parameter(torch.randn(1, coarse, side, side) * 0.02)
         self.layers = nn.ModuleList(_Block(coarse, config.heads) for _ in range(config.layers))
         self.norm = nn.LayerNorm(coarse)
         self.up1 = nn.Conv2d(coarse, middle, 1)
@@ -54,10 +54,11 @@ class HybridEncoder(nn.Module):
         self.neck_norm = nn.LayerNorm(256)
 
     def forward(self, images_B3SS: Tensor) -> Tensor:
-        fine = self.fine(self.stem(grey_channels(images_B3SS)))
+        channels = grey_channels(images_B3SS).to(self.neck.weight.dtype)
+        fine = self.fine(self.stem(channels))
         middle = self.middle(self.down1(fine))
         coarse = self.coarse(self.down2(middle))
-        rows = coarse.flatten(2).transpose(1, 2) + self.positions
+        rows = (coarse + self._positions_at(coarse.shape[2:])).flatten(2).transpose(1, 2)
         for layer in self.layers:
             rows = layer(rows)
         coarse = self.norm(rows).transpose(1, 2).unflatten(2, coarse.shape[2:])
@@ -65,8 +66,14 @@ class HybridEncoder(nn.Module):
         fine = self.fuse2(fine + _larger(self.up2(middle)))
         parts = [F.pixel_unshuffle(fine, self.fold), middle] if self.fold == 2 else [fine]
         tokens_BEEC = self.neck(torch.cat(parts, dim=1)).permute(0, 2, 3, 1)
-        embeddings_BCEE: Tensor = self.neck_norm(tokens_BEEC.float()).permute(0, 3, 1, 2)
+        embeddings_BCEE: Tensor = self.neck_norm(tokens_BEEC).permute(0, 3, 1, 2)
         return embeddings_BCEE
+
+    def _positions_at(self, size: torch.Size) -> Tensor:
+        """Positions for a coarsest map of another size, as in training, which begins with small images."""
+        if size == self.positions.shape[2:]:
+            return self.positions
+        return F.interpolate(self.positions, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 class ReducedHybrid(nn.Module):
@@ -79,7 +86,7 @@ class ReducedHybrid(nn.Module):
     def forward(self, images_B3SS: Tensor) -> Tensor:
         with torch.autocast(images_B3SS.device.type, self._dtype):
             embeddings_BCEE: Tensor = self._encoder(images_B3SS)
-        return embeddings_BCEE
+        return embeddings_BCEE.float()
 
 
 def grey_channels(images_B3SS: Tensor) -> Tensor:
@@ -115,7 +122,9 @@ class _Block(nn.Module):
     def forward(self, rows_BNC: Tensor) -> Tensor:
         batch, n, width = rows_BNC.shape
         qkv = self.qkv(self.norm1(rows_BNC)).view(batch, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
+        # 256 tokens: on a CPU torch's fused attention takes three times as long backwards as two products
+        logits = (qkv[0] * qkv.shape[-1] ** -0.5) @ qkv[1].transpose(-2, -1)
+        mixed = logits.softmax(dim=-1) @ qkv[2]
         rows_BNC = rows_BNC + self.proj(mixed.transpose(1, 2).reshape(batch, n, width))
         updated: Tensor = rows_BNC + self.mlp(self.norm2(rows_BNC))
         return updated

@@ -24,7 +24,7 @@ from lungfast.frozen.nano import NANO, nano_bytes, nano_modules
 from lungfast.report.pretraining import loss_curves
 from lungfast.runs import RunFolder, open_run, provenance, results
 from lungfast.studies.fitting import Listener
-from lungfast.studies.pretraining_data import Examples
+from lungfast.studies.pretraining_data import Examples, collate
 from lungfast.trained.pretraining import PretrainingConfig
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 CHECKPOINT, SECONDS_BETWEEN = "pretraining", 45.0
 LOG, WEIGHTS, FIGURE = "losses.csv", "nano.safetensors", "curves.svg"
 LOG_EVERY = 20
-QUICK = PretrainingConfig(steps=3, batch=2, warm_up=1)
+QUICK = PretrainingConfig(steps=3, small_steps=2, batch=2, warm_up=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,13 +112,13 @@ def _batches(request: PretrainRequest, done: int) -> Iterator[PromptableBatch]:
         n=config.steps * config.batch,
         batch=config.batch,
         side=NANO.input_size,
-        low=NANO.low,
+        small=config.small_steps,
     )
     loader: DataLoader[Any] = DataLoader(
         examples,  # type: ignore[arg-type]
         batch_size=config.batch,
         sampler=range(done * config.batch, len(examples)),
-        collate_fn=examples.collate,
+        collate_fn=collate,
         num_workers=request.workers,
         prefetch_factor=4 if request.workers else None,
         pin_memory=request.device.type == "cuda",

@@ -8,7 +8,7 @@ mediastinum. All prompts of a batch are of one kind, which follows from the batc
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 POSITIVE, NEGATIVE, CORNERS, NONE = 1, 0, (2, 3), -1
 PROMPTED = 2
 """One of so many X-rays of a batch gets a prompt, and with it a turn of the decoder."""
+CELL = 2
+"""Pixels of a low-resolution cell's side."""
 KINDS = ("points", "point", "negative", "box", "both")
 KIND_SHARES = (0.45, 0.1, 0.1, 0.15, 0.2)
 _LUNGS, _MIDDLE = ("left", "right"), "mediastinum"
@@ -42,8 +44,11 @@ class PromptedXray:
     labels_P: Int64
 
 
-def prompted_xray(seed: int, index: int, batch: int, side: int, low: int) -> PromptedXray:
-    """Example ``index``; its kind of prompt is that of batch ``index // batch``."""
+def prompted_xray(seed: int, index: int, batch: int, side: int, frame: int) -> PromptedXray:
+    """Example ``index``, ``side`` px large; its kind of prompt is that of batch ``index // batch``.
+
+    The prompt is in pixels of a frame of ``frame`` px, the model's full input.
+    """
     xray = generate_xray(seed, index, side)
     rng = np.random.default_rng([seed, index, 1])
     kind = str(np.random.default_rng([seed, index // batch, 2]).choice(KINDS, p=KIND_SHARES))
@@ -55,9 +60,9 @@ def prompted_xray(seed: int, index: int, batch: int, side: int, low: int) -> Pro
     return PromptedXray(
         padded_SS=padded_SS,
         size=(height, width),
-        soft_Shw=_soft(xray.masks_SHW, side, low),
+        soft_Shw=_soft(xray.masks_SHW, side, side // CELL),
         target=target,
-        points_P2=points_P2.astype(np.float32),
+        points_P2=((points_P2 + 0.5) * frame / side - 0.5).astype(np.float32),
         labels_P=labels_P,
     )
 
@@ -119,13 +124,14 @@ def _soft(masks_SHW: Bool, side: int, low: int) -> UInt8:
     return np.asarray(total * 255 // cell**2, np.uint8)
 
 
-def collate(examples: list[PromptedXray], low: int) -> PromptableBatch:
+def collate(examples: list[PromptedXray]) -> PromptableBatch:
     """Examples -> tensors, normalised as every encoder's input (records.EncoderSpec); half are prompted."""
     import torch
 
     from lungfast.trained.promptable import PromptableBatch
 
     side = examples[0].padded_SS.shape[0]
+    low = side // CELL
     inside = np.zeros((len(examples), side, side), bool)
     valid = np.zeros((len(examples), low, low), bool)
     for b, one in enumerate(examples):
@@ -157,16 +163,14 @@ def _normalised(grey_BSS: UInt8, inside_BSS: Bool) -> torch.Tensor:
 
 
 class Examples:
-    """A map-style data set for torch's DataLoader."""
+    """A map-style data set for torch's DataLoader; the first ``small`` batches have half the side."""
 
-    def __init__(self, *, seed: int, n: int, batch: int, side: int, low: int) -> None:
-        self._seed, self._n, self._batch, self._side, self._low = seed, n, batch, side, low
+    def __init__(self, *, seed: int, n: int, batch: int, side: int, small: int = 0) -> None:
+        self._seed, self._n, self._batch, self._side, self._small = seed, n, batch, side, small
 
     def __len__(self) -> int:
         return self._n
 
     def __getitem__(self, index: int) -> PromptedXray:
-        return prompted_xray(self._seed, index, self._batch, self._side, self._low)
-
-    def collate(self, examples: list[Any]) -> PromptableBatch:
-        return collate(examples, self._low)
+        side = self._side // 2 if index // self._batch < self._small else self._side
+        return prompted_xray(self._seed, index, self._batch, side, self._side)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.func import functional_call
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lungfast.trained.promptable import PromptableBatch, PromptableModel, promptable_loss
@@ -25,13 +26,16 @@ _CLIP = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingConfig:
-    """``average``: what the running average keeps of itself at each step, once past its own start."""
+    """``average``: what the running average keeps of itself at each step, once past its own start. The first
+    ``small_steps`` take X-rays of half the side: a third of the time, and as good for learning what is where.
+    """
 
     steps: int = 3000
+    small_steps: int = 1200
     batch: int = 16
     lr: float = 1e-3
     weight_decay: float = 0.05
-    warm_up: int = 150
+    warm_up: int = 100
     average: float = 0.998
     seed: int = 0
 
@@ -54,7 +58,7 @@ class Pretraining:
         self, model: PromptableModel, config: PretrainingConfig, device: torch.device, *, bf16: bool
     ) -> None:
         # channels last: convolutions take 15 % less on a CPU
-        self.model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.to(device).to(memory_format=torch.channels_last)
         self.config, self.step = config, 0
         self._device, self._bf16 = device, bf16
         keep = get_ema_multi_avg_fn(config.average)  # type: ignore[no-untyped-call]
@@ -80,8 +84,7 @@ class Pretraining:
         batch = PromptableBatch(**moved)
         for group in self._optimiser.param_groups:
             group["lr"] = self.config.rate(self.step)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-            outputs = self.model(batch)
+        outputs = self._forward(batch)
         loss, parts = promptable_loss(batch, *outputs)
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -90,6 +93,13 @@ class Pretraining:
         self._average.update_parameters(self.model)
         self.step += 1
         return parts
+
+    def _forward(self, batch: PromptableBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """In bf16 from one cast of the weights: autocast's many small casts took a quarter of a step."""
+        if not self._bf16:
+            return self.model(batch)  # type: ignore[no-any-return]
+        cast = {name: p.to(torch.bfloat16) for name, p in self.model.named_parameters()}
+        return functional_call(self.model, cast, (batch,))  # type: ignore[no-any-return]
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Weights, their average, and AdamW's moments, by parameter name."""

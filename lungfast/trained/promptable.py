@@ -74,10 +74,11 @@ def prompt_tokens(encoder: Any, points_BP2: Tensor, labels_BP: Tensor) -> Tensor
 def decode(decoder: Any, encoder: Any, embeddings_BCEE: Tensor, tokens_BPC: Tensor) -> tuple[Tensor, Tensor]:
     """segment-anything's ``MaskDecoder.predict_masks`` for B images with one prompt each."""
     batch = len(embeddings_BCEE)
+    dtype = embeddings_BCEE.dtype
     output_TC = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    tokens_BTC = torch.cat([output_TC.expand(batch, -1, -1), tokens_BPC], dim=1)
+    tokens_BTC = torch.cat([output_TC.expand(batch, -1, -1), tokens_BPC.to(dtype)], dim=1)
     image_BCEE = embeddings_BCEE + encoder.no_mask_embed.weight.view(1, -1, 1, 1)
-    positions_BCEE = encoder.get_dense_pe().expand(batch, -1, -1, -1)
+    positions_BCEE = encoder.pe_layer(embeddings_BCEE.shape[2:])[None].to(dtype).expand(batch, -1, -1, -1)
     hidden_BTC, rows_BNC = decoder.transformer(image_BCEE, positions_BCEE, tokens_BTC)
     maps = decoder.output_upscaling(rows_BNC.transpose(1, 2).unflatten(2, embeddings_BCEE.shape[2:]))
     weights_BMC = torch.stack(
@@ -118,8 +119,17 @@ def dice_and_entropy(logits_BMhw: Tensor, target_BMhw: Tensor, valid_BMhw: Tenso
     target_BMhw = target_BMhw.expand_as(logits_BMhw)
     weight = valid_BMhw.to(logits_BMhw.dtype)
     area = weight.sum(dim=(2, 3))
-    entropy = F.binary_cross_entropy_with_logits(logits_BMhw, target_BMhw, reduction="none") * weight
-    probs = logits_BMhw.sigmoid() * weight
-    overlap, total = (probs * target_BMhw).sum(dim=(2, 3)), (probs + target_BMhw * weight).sum(dim=(2, 3))
-    dice = 1 - (2 * overlap + 1) / (total + 1)
-    return entropy.sum(dim=(2, 3)) / area + dice
+    target_BMhw, probs_BMhw = target_BMhw * weight, logits_BMhw.sigmoid() * weight
+    entropy_BM = _sum(F.softplus(logits_BMhw) * weight) - _product(logits_BMhw, target_BMhw)
+    total_BM = _sum(probs_BMhw) + _sum(target_BMhw)
+    dice_BM = 1 - (2 * _product(probs_BMhw, target_BMhw) + 1) / (total_BM + 1)
+    return entropy_BM / area + dice_BM
+
+
+def _sum(maps_BMhw: Tensor) -> Tensor:
+    return maps_BMhw.sum(dim=(2, 3))
+
+
+def _product(a_BMhw: Tensor, b_BMhw: Tensor) -> Tensor:
+    """The sum of products, without the products in memory."""
+    return torch.einsum("bmhw,bmhw->bm", a_BMhw, b_BMhw)

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from lungfast.data.randomised import STRUCTURES, generate_xray
-from lungfast.studies.pretraining_data import KINDS, Examples, prompted_xray, random_prompt
+from lungfast.studies.pretraining_data import KINDS, PROMPTED, Examples, collate, prompted_xray, random_prompt
 
 SIDE, LOW, BATCH = 64, 32, 4
+WHOLE = 128
 
 
 @pytest.mark.parametrize(("kind", "n_one", "n_two"), [("points", 3, 3), ("point", 2, 2), ("box", 2, 2)])
@@ -37,8 +38,8 @@ def test_points_lie_near_their_lungs() -> None:
 
 
 def test_examples_are_the_numbers_own_and_batches_are_of_one_kind() -> None:
-    examples = Examples(seed=1, n=12, batch=BATCH, side=SIDE, low=LOW)
-    again = prompted_xray(1, 5, BATCH, SIDE, LOW)
+    examples = Examples(seed=1, n=12, batch=BATCH, side=WHOLE, small=3)
+    again = prompted_xray(1, 5, BATCH, SIDE, WHOLE)
     assert np.array_equal(again.points_P2, examples[5].points_P2)
     assert np.array_equal(again.padded_SS, examples[5].padded_SS)
     for start in range(0, 12, BATCH):
@@ -47,23 +48,26 @@ def test_examples_are_the_numbers_own_and_batches_are_of_one_kind() -> None:
 
 
 def test_a_batch_is_normalised_padded_and_targeted() -> None:
-    examples = Examples(seed=1, n=12, batch=BATCH, side=SIDE, low=LOW)
+    examples = Examples(seed=1, n=12, batch=BATCH, side=WHOLE, small=3)
     ones = [examples[i] for i in range(BATCH)]
-    batch = examples.collate(ones)
+    batch = collate(ones)
     assert batch.images_B3SS.shape == (BATCH, 3, SIDE, SIDE)
     assert batch.structures_BShw.shape == (BATCH, len(STRUCTURES), LOW, LOW)
+    assert batch.target_Bhw.shape[0] == BATCH // PROMPTED
     for b, one in enumerate(ones):
         height, width = one.size
         assert torch.all(batch.images_B3SS[b, :, height:] == 0)
         assert torch.all(batch.images_B3SS[b, :, :, width:] == 0)
         assert torch.all(batch.images_B3SS[b, :, :height, :width] != 0)
         assert not batch.valid_Bhw[b, -(-height * LOW // SIDE) :].any()
+        if b >= BATCH // PROMPTED:
+            continue
         union = batch.structures_BShw[b, list(one.target)].sum(dim=0).clamp(max=1)
         assert torch.equal(batch.target_Bhw[b], union)
 
 
 def test_soft_masks_are_shares_of_a_cell() -> None:
-    one = prompted_xray(2, 0, BATCH, SIDE, LOW)
+    one = prompted_xray(2, 0, BATCH, SIDE, WHOLE)
     xray = generate_xray(2, 0, SIDE)
     padded = np.zeros((SIDE, SIDE))
     padded[: one.size[0], : one.size[1]] = xray.masks_SHW[0]
