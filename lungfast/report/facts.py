@@ -1,7 +1,7 @@
 """What the results say of themselves: which encoder, how many folds and images, who is whose peer.
 
 Comes in: :class:`Material`. Goes out: the few facts that tables, claims and sentences share, and the plain
-sentences that keep a small random encoder from being read as SAM.
+sentences that keep a small encoder from being read as SAM.
 """
 
 from __future__ import annotations

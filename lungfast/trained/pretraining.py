@@ -1,4 +1,4 @@
-"""One training of a promptable model: AdamW, warm-up and cosine, a running average of the weights.
+"""One training of a promptable model: AdamW, a rate that rises, stays and falls, a running average of the weights.
 
 Comes in: a model and batches. Goes out: losses by step, and state as plain tensors from which a killed
 training goes on. Products run in bf16 where the device multiplies it natively, weights stay float32.
@@ -6,7 +6,6 @@ training goes on. Products run in bf16 where the device multiplies it natively, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -21,22 +20,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MODEL, AVERAGE, FIRST, SECOND = "model", "average", "first_moment", "second_moment"
-_CLIP = 1.0
+_CLIP, _DECAY = 1.0, 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingConfig:
-    """``average``: what the running average keeps of itself at each step, once past its own start. The first
-    ``small_steps`` take X-rays of half the side: a third of the time, and as good for learning what is where.
+    """``average``: what the running average keeps of itself at each step. The first ``small_steps`` take
+    X-rays of half the side: a third of the time, and as good for learning what is where.
     """
 
-    steps: int = 3000
-    small_steps: int = 1200
+    steps: int = 2000
+    small_steps: int = 1300
     batch: int = 16
     lr: float = 1e-3
     weight_decay: float = 0.05
     warm_up: int = 100
-    average: float = 0.998
+    average: float = 0.99
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -44,11 +43,9 @@ class PretrainingConfig:
             raise ValueError(f"steps and batch from 1, warm_up from 0, average in [0, 1): got {self}")
 
     def rate(self, step: int) -> float:
-        """Linear to ``lr`` over the warm-up, then a cosine to 1 % of it."""
-        if step < self.warm_up:
-            return self.lr * (step + 1) / self.warm_up
-        share = (step - self.warm_up) / max(1, self.steps - self.warm_up)
-        return self.lr * (0.01 + 0.99 * (1 + math.cos(math.pi * share)) / 2)
+        """Linear to ``lr`` over the warm-up, constant, and linear to nothing over the last 30 % of steps."""
+        rising, falling = (step + 1) / max(1, self.warm_up), (self.steps - step) / (_DECAY * self.steps)
+        return self.lr * min(1.0, rising, falling)
 
 
 class Pretraining:
