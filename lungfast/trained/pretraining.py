@@ -1,4 +1,4 @@
-"""One training of a promptable model: AdamW, a rate that rises, stays and falls, a running average of the weights.
+"""One training of a promptable model: AdamW, a rate that rises, stays and falls, averaged weights.
 
 Comes in: a model and batches. Goes out: losses by step, and state as plain tensors from which a killed
 training goes on. Products run in bf16 where the device multiplies it natively, weights stay float32.
@@ -30,7 +30,7 @@ class PretrainingConfig:
     """
 
     steps: int = 2000
-    small_steps: int = 1300
+    small_steps: int = 900
     batch: int = 16
     lr: float = 1e-3
     weight_decay: float = 0.05
