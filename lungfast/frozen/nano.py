@@ -17,7 +17,7 @@ from lungfast.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-NANO_SHA256 = ""
+NANO_SHA256 = "05ec39c036dc9c57fd0ca369631c7c0c6a8f151ea7c3e1fd05cf670747b2b797"
 NANO_PATH = Path(__file__).with_name("nano.safetensors")
 RANDOM_NANO_SHA256 = "cecaaea745e0fbaa360a166291fc5b6b110d96856710eeac0d541e07ea351c3f"
 """The weights that earlier versions called nano: random, for an input of 512 px."""

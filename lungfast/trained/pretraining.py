@@ -115,10 +115,11 @@ class Pretraining:
         self.model.load_state_dict(state[MODEL])
         self.average.load_state_dict(state[AVERAGE])
         self._average.n_averaged.fill_(step)
+        # the fused AdamW walks memory: moments have to lie as their parameters do (channels last)
         for name, parameter in self.model.named_parameters():
             if name in state[FIRST]:
                 self._optimiser.state[parameter] = {
                     "step": torch.tensor(float(step)),
-                    "exp_avg": state[FIRST][name].to(self._device),
-                    "exp_avg_sq": state[SECOND][name].to(self._device),
+                    "exp_avg": torch.empty_like(parameter).copy_(state[FIRST][name]),
+                    "exp_avg_sq": torch.empty_like(parameter).copy_(state[SECOND][name]),
                 }

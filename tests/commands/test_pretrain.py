@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 
 from lungfast.commands import main
 from lungfast.frozen.nano import NANO_PATH
+from lungfast.runs import RunFolder
 from lungfast.studies import pretrain
+from lungfast.trained.pretraining import Pretraining
 
 QUICK = ("--quick", "--workers", "0")
 
@@ -46,22 +48,26 @@ def test_it_leaves_weights_log_and_figure(run: Path) -> None:
 def test_a_stopped_run_goes_on_to_the_same_weights(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Stopped after the second of three steps, with a checkpoint of the second."""
+    save = pretrain._save
+
+    def save_and_stop(folder: RunFolder, training: Pretraining, log: list[dict[str, float]]) -> None:
+        save(folder, training, log)
+        if training.step == 2:
+            raise KeyError
+
     monkeypatch.setattr(pretrain, "LOG_EVERY", 1)
     monkeypatch.setattr(pretrain, "SECONDS_BETWEEN", -1.0)
-    monkeypatch.setattr(pretrain, "_finish", stop)
+    monkeypatch.setattr(pretrain, "_save", save_and_stop)
     path = tmp_path / "nano"
-    assert isinstance(call("-o", str(path), *QUICK, "--steps", "3").exception, KeyError)
-    monkeypatch.undo()
+    assert isinstance(call("-o", str(path), *QUICK).exception, KeyError)
     notes = json.loads((path / "checkpoints/pretraining/checkpoint.json").read_text())
-    assert notes["epoch"] == 3
+    assert notes["epoch"] == 2
     result = call("-o", str(path), *QUICK, "--resume")
     assert result.exit_code == 0, result.output
     assert (path / "nano.safetensors").read_bytes() == (run / "nano.safetensors").read_bytes()
+    assert [row["step"] for row in csv.DictReader((path / "losses.csv").open())] == ["1", "2", "3"]
     assert not (path / "checkpoints").exists()
-
-
-def stop(*_: object) -> None:
-    raise KeyError
 
 
 def test_what_is_there_is_not_overwritten(run: Path) -> None:

@@ -14,6 +14,8 @@ from lungfast.frozen.nano import HybridConfig
 from lungfast.trained.promptable import decode, prompt_tokens
 
 CPU = torch.device("cpu")
+GOLDEN_TOKENS, GOLDEN_CHANNELS = [0, 330, 527, 1000], [0, 100, 255]
+GOLDEN = [[-1.1755, -0.6734, 0.0966], [-0.2468, -0.494, 1.3481], [0.27, -0.4062, -0.7184], [-0.9025, -0.5915, 0.1559]]
 
 
 def padded(brightness: float, contrast: float) -> torch.Tensor:
@@ -73,6 +75,13 @@ def test_nano_finds_the_lungs_of_a_phantom_from_two_points() -> None:
         large = torch.nn.functional.interpolate(logits[:, :1], size=(256, 256), mode="bilinear")
     found, true = large[0, 0].numpy() > 0, masks[0] | masks[1]
     assert 2 * (found & true).sum() / (found.sum() + true.sum()) > 0.9
+
+
+def test_golden_output() -> None:
+    """Four tokens of a phantom, three channels each; 2e-3 covers other machines' float32."""
+    phantom = render_phantom(MONTGOMERY, 2, (256, 256))
+    features_NC = load_encoder(device=CPU).encode([phantom.image_HW])[0]
+    assert features_NC[GOLDEN_TOKENS][:, GOLDEN_CHANNELS] == pytest.approx(np.array(GOLDEN), abs=2e-3)
 
 
 def _head(content: bytes, grid: tuple[int, int], side: int) -> tuple[torch.nn.Module, torch.nn.Module]:
