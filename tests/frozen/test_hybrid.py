@@ -15,7 +15,12 @@ from lungfast.trained.promptable import decode, prompt_tokens
 
 CPU = torch.device("cpu")
 GOLDEN_TOKENS, GOLDEN_CHANNELS = [0, 330, 527, 1000], [0, 100, 255]
-GOLDEN = [[-1.1755, -0.6734, 0.0966], [-0.2468, -0.494, 1.3481], [0.27, -0.4062, -0.7184], [-0.9025, -0.5915, 0.1559]]
+GOLDEN = [
+    [-1.1755, -0.6734, 0.0966],
+    [-0.2468, -0.494, 1.3481],
+    [0.27, -0.4062, -0.7184],
+    [-0.9025, -0.5915, 0.1559],
+]
 
 
 def padded(brightness: float, contrast: float) -> torch.Tensor:
