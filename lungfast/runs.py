@@ -52,6 +52,8 @@ OURS += (
     "examples.*",
     "report.*",
     "tables.*",
+    "nano.safetensors",
+    "curves.svg",
     QUESTION,
 )
 PACKAGES = ("torch", "segment-anything", "monai", "zarr", "numpy", "numba", "safetensors", "scikit-learn")

@@ -47,6 +47,7 @@ def test_the_wheel_holds_the_package_alone(wheel: Path) -> None:
     assert tops == {"lungfast", f"{wheel.name.rsplit('-', 3)[0]}.dist-info"}
     data = (
         "py.typed",
+        "frozen/MODEL_CARD.md",
         "frozen/nano.safetensors",
         "report/report.css",
         "report/report.html.j2",

@@ -29,6 +29,7 @@ COMMANDS = {
     "predict": "Segment X-rays with a trained run.",
     "export": "Put a trained decoder back into a full SAM checkpoint.",
     "cache": "Look at a cache, or carry it as one HDF5 file.",
+    "pretrain": "Train nano again on generated X-rays.",
     "phantom": "Generate chest X-rays with lung masks, in the official layouts.",
     "demo": "The whole chain on generated X-rays, in minutes.",
 }

@@ -43,6 +43,6 @@ def command(cache: str, output: Path, *, multimask: bool, **options: Any) -> Non
     )
     console = plain_or_terminal()
     console.print(cv_table(content))
-    if content["rows"][0]["decoder_origin"] == "untrained":
-        console.print("the decoder is untrained: these figures are chance level, not SAM's", soft_wrap=True)
+    if content["rows"][0]["decoder_origin"] == "generated":
+        console.print("nano was trained on generated X-rays: these figures are not SAM's", soft_wrap=True)
     console.print(f"results: {output}/results.json", soft_wrap=True)

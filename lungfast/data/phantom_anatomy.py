@@ -65,13 +65,33 @@ class Chest:
     stomach: Float64 | None
 
 
-def make_chest(rng: np.random.Generator) -> Chest:
-    """Draw one chest from the shape model."""
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """What tells one chest from another at large, as factors (``width``, ``heart``) and shifts in body units.
+
+    ``breath`` lowers both domes, ``apex`` both lung tips; ``dome`` is how much higher the right dome stands.
+    """
+
+    width: float
+    breath: float
+    heart: float
+    apex: float
+    dome: float
+
+
+def usual_build(rng: np.random.Generator) -> Build:
+    """Adults who stand upright and breathe in."""
     width, breath = rng.normal(1.0, 0.035), rng.normal(0.0, 0.07)
     heart, apex = rng.uniform(0.78, 1.3), rng.normal(0.0, 0.04)
-    dome = rng.uniform(0.04, 0.14)
-    right = _lung(rng, _RIGHT_MEDIAL, -1, (width, heart, apex), breath - dome / 2)
-    left = _lung(rng, _LEFT_MEDIAL, 1, (width, heart, apex), breath + dome / 2)
+    return Build(width=width, breath=breath, heart=heart, apex=apex, dome=rng.uniform(0.04, 0.14))
+
+
+def make_chest(rng: np.random.Generator, build: Build | None = None) -> Chest:
+    """Draw one chest from the shape model; of a usual build where none is given."""
+    build = build or usual_build(rng)
+    width, modes = build.width, (build.width, build.heart, build.apex)
+    right = _lung(rng, _RIGHT_MEDIAL, -1, modes, build.breath - build.dome / 2)
+    left = _lung(rng, _LEFT_MEDIAL, 1, modes, build.breath + build.dome / 2)
     is_female = rng.random() < 0.45
     back, front = _ribs(rng, width)
     stomach = None

@@ -6,7 +6,7 @@ patient's left), y grows downwards, and 1 is half the inner width of the chest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,15 +84,15 @@ class Layer:
 
     def fill(self, outlines: Iterable[Float64], value: float) -> Layer:
         """Fill closed outlines (N, 2) with one value."""
-        for outline_N2 in outlines:
-            self._draw.polygon(self._points(outline_N2), fill=round(255 * value))
+        for points in self._points(outlines):
+            self._draw.polygon(points, fill=round(255 * value))
         return self
 
     def stroke(self, lines: Iterable[Float64], width: float, value: float) -> Layer:
         """Draw lines of one width in body units."""
         pixels = max(1, round(width * self._pose.scale * SUPERSAMPLING))
-        for line_N2 in lines:
-            self._draw.line(self._points(line_N2), fill=round(255 * value), width=pixels, joint="curve")
+        for points in self._points(lines):
+            self._draw.line(points, fill=round(255 * value), width=pixels, joint="curve")
         return self
 
     def soft(self, sigma: float = 0.0) -> Float32:
@@ -100,8 +100,16 @@ class Layer:
         layer_HW = np.asarray(self._canvas.reduce(SUPERSAMPLING), np.float32) * np.float32(1 / 255)
         return blur(layer_HW, sigma * self._pose.scale)
 
-    def _points(self, points_N2: Float64) -> list[float]:
-        return _flat(self._pose.pixels(points_N2) * SUPERSAMPLING)
+    def _points(self, lines: Iterable[Float64]) -> Iterator[list[float]]:
+        """Each line's pixel coordinates; all are placed at once, as one by one costs 17 us each."""
+        given = list(lines)
+        if not given:
+            return
+        flat = _flat(self._pose.pixels(np.concatenate(given)) * SUPERSAMPLING)
+        start = 0
+        for line_N2 in given:
+            yield flat[start : start + 2 * len(line_N2)]
+            start += 2 * len(line_N2)
 
 
 def blur(image_HW: Float32, sigma_px: float) -> Float32:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _QUERIES = 1024  # x 4096 float32 is 16 MB: below malloc's mmap limit; 2048 take 1.7 times as long
-_LEAST_TOKENS = 2048  # nano (1,024 tokens) is faster in the stock order
+_LEAST_TOKENS = 2048  # an encoder of 1,024 tokens is faster in the stock order
 
 
 def make_lean(encoder: nn.Module, grid_tokens: int) -> None:

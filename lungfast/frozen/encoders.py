@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from lungfast.errors import CheckpointError, UsageError
+from lungfast.errors import CacheError, CheckpointError, UsageError
 from lungfast.frozen.attention import make_lean
 from lungfast.frozen.checkpoints import (
     OFFICIAL,
@@ -27,7 +27,7 @@ from lungfast.frozen.checkpoints import (
     image_encoder,
     read_checkpoint,
 )
-from lungfast.frozen.nano import NANO_GRID, NANO_INPUT_SIZE, NANO_SHA256, nano_image_encoder, read_nano
+from lungfast.frozen.nano import NANO, NANO_SHA256, RANDOM_NANO_SHA256, nano_image_encoder, read_nano
 from lungfast.geometry import Frame, resize_image
 from lungfast.records import EncoderSpec, Float32, PrecisionName, ResizeRule, UInt8
 
@@ -83,10 +83,10 @@ class Encoder:
         for grey_SS, is_image_SS, image_HW in zip(grey_BSS, is_image_BSS, prepared, strict=True):
             part = tuple(slice(0, size) for size in image_HW.shape)
             grey_SS[part], is_image_SS[part] = torch.from_numpy(np.array(image_HW)), True
-        mean_311 = torch.tensor(self.spec.pixel_mean, device=self.device).view(3, 1, 1)
-        std_311 = torch.tensor(self.spec.pixel_std, device=self.device).view(3, 1, 1)
-        grey_B1SS = grey_BSS.to(self.device, non_blocking=True)[:, None]
-        return torch.where(is_image_BSS.to(self.device)[:, None], (grey_B1SS - mean_311) / std_311, 0.0)
+        device, spec = self.device, self.spec
+        return normalised(
+            grey_BSS.to(device, non_blocking=True), is_image_BSS.to(device), spec.pixel_mean, spec.pixel_std
+        )
 
     def _to_host(self, features_BNC: Tensor) -> Float32:
         """On a GPU it waits for these features alone, not for what another thread has asked for since."""
@@ -100,6 +100,20 @@ class Encoder:
         arrived.record()
         arrived.synchronize()
         return np.asarray(host_BNC.numpy())
+
+
+def normalised(
+    grey_BSS: Tensor,
+    is_image_BSS: Tensor,
+    mean: tuple[float, float, float] = EncoderSpec.pixel_mean,
+    std: tuple[float, float, float] = EncoderSpec.pixel_std,
+) -> Tensor:
+    """Grey levels -> SAM's input (B, 3, S, S): three channels, normalised, then zero on the padding."""
+    import torch
+
+    mean_311 = torch.tensor(mean, device=grey_BSS.device).view(3, 1, 1)
+    std_311 = torch.tensor(std, device=grey_BSS.device).view(3, 1, 1)
+    return torch.where(is_image_BSS[:, None], (grey_BSS[:, None] - mean_311) / std_311, 0.0)
 
 
 def load_encoder(
@@ -120,7 +134,7 @@ def load_encoder(
     if checkpoint is None and name in {None, "nano"}:
         state: Mapping[str, Tensor] = read_nano()
         kind, sha256, module = "nano", NANO_SHA256, nano_image_encoder()
-        input_size, grid = NANO_INPUT_SIZE, NANO_GRID
+        input_size, grid = NANO.input_size, NANO.grid
     else:
         loaded = read_checkpoint(checkpoint or _official_file(name))
         if name not in {None, loaded.kind}:
@@ -137,35 +151,52 @@ def load_encoder(
     _fill(module, state, device)
     if precision != "fp32":
         module = _mixed(module, precision)
-    elif device.type == "cpu":
+    elif device.type == "cpu" and kind != "nano":
         make_lean(module, spec.n_tokens)
     return Encoder(spec=spec, head=head_bytes(state), module=module, device=device, precision=precision)
 
 
 def _mixed(module: nn.Module, precision: PrecisionName) -> nn.Module:
     import torch
+    from segment_anything.modeling import ImageEncoderViT
 
+    from lungfast.frozen.hybrid import ReducedHybrid
     from lungfast.frozen.mixed import MixedEncoder
 
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
     with torch.inference_mode():
-        return MixedEncoder(module, dtype)
+        return (
+            MixedEncoder(module, dtype)
+            if isinstance(module, ImageEncoderViT)
+            else ReducedHybrid(module, dtype)
+        )
 
 
-DecoderOrigin = Literal["untrained", "sam", "custom"]
+DecoderOrigin = Literal["generated", "sam", "custom"]
 
 
 def decoder_origin(spec: EncoderSpec) -> DecoderOrigin:
-    """What the initial decoder beside this encoder is: nano's never saw an image, Meta's is SAM."""
+    """What the initial decoder was trained on: nano's on generated X-rays; Meta's is SAM's."""
     if spec.name == "nano":
-        return "untrained"
+        return "generated"
     return "sam" if spec.weights_sha256 in {file.sha256 for file in OFFICIAL.values()} else "custom"
+
+
+def refuse_random_nano(spec: EncoderSpec, url: str) -> None:
+    """CacheError for a cache of an earlier version, whose nano was random: its head knows nothing."""
+    if spec.weights_sha256 == RANDOM_NANO_SHA256:
+        raise CacheError(
+            f"{url} was embedded with the random nano of an earlier version",
+            found=f"weights {RANDOM_NANO_SHA256[:12]}…",
+            expected=f"nano's trained weights {NANO_SHA256[:12]}…",
+            fix="embed the X-rays again, with --overwrite",
+        )
 
 
 def nano_notice() -> str:
     """One line for a user who embeds without SAM: what this is, and where SAM is."""
     return (
-        "nano is a small untrained encoder, not SAM: good for a first look, not for SAM's results; "
+        "nano is a small model trained on generated X-rays, not SAM: its numbers are not SAM's; "
         f"for SAM give --checkpoint {OFFICIAL['vit_h'].describe()}"
     )
 

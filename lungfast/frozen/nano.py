@@ -1,55 +1,69 @@
-"""``nano``: the embedded image encoder that needs no download. It is not SAM and was never trained.
+"""``nano``: the embedded model that needs no download. It is not SAM, and has never seen a patient.
 
-Comes in: one seed. Goes out: ``nano.safetensors`` beside this file, a small ViT (512 px, patch 16, 4 layers,
-width 192, global attention, SAM's neck to 256 channels) with an untrained SAM prompt encoder and mask
-decoder, all random. ``python -m lungfast.frozen.nano`` writes it again; :func:`read_nano` checks its sha256.
-
-Why random weights are of use: the decoder is trained on top of them. Of 15 initialisations (patch filters:
-torch's, 1/f, whitened; attention: torch's, wider, Gaussian around each token; neck: torch's, wider, near
-identity; with or without positions), probed on 76 real X-rays (50 to fit, 26 to test), a two-layer probe per
-token gave F1 0.916-0.929 and the best was torch's own initialisation plus Fourier positions, kept here.
-Stored as float16 (13.7 MB), read as float32.
+Comes in: ``nano.safetensors`` beside this file, checked against its sha256. Goes out: a small image encoder
+(hybrid.py) with SAM's prompt encoder and mask decoder, trained together on generated X-rays by ``lungfast
+pretrain``; MODEL_CARD.md beside it says how, and how well it does. Stored as float16, read as float32.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-import sys
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lungfast.errors import CheckpointError
-from lungfast.files import write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-NANO_SEED = 20240527
-NANO_SHA256 = "cecaaea745e0fbaa360a166291fc5b6b110d96856710eeac0d541e07ea351c3f"
+NANO_SHA256 = "05ec39c036dc9c57fd0ca369631c7c0c6a8f151ea7c3e1fd05cf670747b2b797"
 NANO_PATH = Path(__file__).with_name("nano.safetensors")
-NANO_INPUT_SIZE = 512
-NANO_GRID = (32, 32)
-_WIDTH, _LAYERS, _HEADS = 192, 4, 6
-_POSITION_SCALE = 0.5  # torch's patch projection has a standard deviation of about 0.6 on X-rays
+RANDOM_NANO_SHA256 = "cecaaea745e0fbaa360a166291fc5b6b110d96856710eeac0d541e07ea351c3f"
+"""The weights that earlier versions called nano: random, for an input of 512 px."""
+_ROOMS = ("image_encoder", "prompt_encoder", "mask_decoder")
 
 
-def nano_image_encoder() -> nn.Module:
-    """The architecture alone: (B, 3, 512, 512) normalised -> (B, 256, 32, 32)."""
-    from segment_anything.modeling import ImageEncoderViT
-    from torch import nn
+@dataclass(frozen=True, kw_only=True)
+class HybridConfig:
+    """Channels at 1/2, 1/4, 1/8 and 1/16 of the input, residual blocks at the last three, transformer blocks.
 
-    module: nn.Module = ImageEncoderViT(
-        img_size=NANO_INPUT_SIZE,
-        patch_size=NANO_INPUT_SIZE // NANO_GRID[0],
-        embed_dim=_WIDTH,
-        depth=_LAYERS,
-        num_heads=_HEADS,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        out_chans=256,
-    )
-    return module
+    ``fold`` is the side of the finest maps' cell that one token takes in: 2 gives input_size / 8 tokens a
+    side, 1 gives input_size / 4.
+    """
+
+    input_size: int = 256
+    widths: tuple[int, int, int, int] = (24, 48, 96, 192)
+    blocks: tuple[int, int, int] = (2, 2, 1)
+    layers: int = 3
+    heads: int = 6
+    fold: int = 2
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(Eh, Ew)."""
+        side = self.input_size // (4 * self.fold)
+        return side, side
+
+    @property
+    def low(self) -> int:
+        """Side of the decoder's logits."""
+        return 4 * self.grid[0]
+
+
+NANO = HybridConfig()
+
+
+def nano_image_encoder(config: HybridConfig = NANO) -> nn.Module:
+    """The architecture alone: (B, 3, S, S) normalised -> (B, 256, Eh, Ew)."""
+    from lungfast.frozen.hybrid import HybridEncoder
+
+    return HybridEncoder(config)
+
+
+def nano_modules(config: HybridConfig = NANO) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Image encoder, prompt encoder and mask decoder, freshly initialised from torch's generator."""
+    return nano_image_encoder(config), *sam_head_modules(config.grid, config.input_size)
 
 
 def sam_head_modules(grid: tuple[int, int], input_size: int) -> tuple[nn.Module, nn.Module]:
@@ -63,33 +77,18 @@ def sam_head_modules(grid: tuple[int, int], input_size: int) -> tuple[nn.Module,
     return prompt_encoder, MaskDecoder(transformer_dim=256, transformer=transformer)
 
 
-def build_nano(seed: int = NANO_SEED) -> dict[str, Tensor]:
-    """The float16 state dict with ``image_encoder.*``, ``prompt_encoder.*`` and ``mask_decoder.*``."""
+def nano_bytes(model: Any) -> bytes:
+    """safetensors bytes of a model that has the three rooms, as float16."""
     import torch
+    from safetensors.torch import save
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        encoder = nano_image_encoder()
-        prompt_encoder, mask_decoder = sam_head_modules(NANO_GRID, NANO_INPUT_SIZE)
-        encoder.get_parameter("pos_embed").data.copy_(_fourier_positions())
-    rooms = {"image_encoder": encoder, "prompt_encoder": prompt_encoder, "mask_decoder": mask_decoder}
-    return {
-        f"{room}.{name}": value.detach().to(torch.float16).contiguous()
-        for room, module in rooms.items()
-        for name, value in module.state_dict().items()
-    }
-
-
-def _fourier_positions() -> Tensor:
-    """(1, Eh, Ew, C) sines and cosines of random frequencies, as SAM's own positional encoding."""
-    import torch
-
-    height, width = NANO_GRID
-    y = (torch.arange(height) + 0.5) / height * 2 - 1
-    x = (torch.arange(width) + 0.5) / width * 2 - 1
-    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
-    phase = math.pi * (grid @ torch.randn(2, _WIDTH // 2))
-    return _POSITION_SCALE * torch.cat([phase.sin(), phase.cos()], dim=-1)[None]
+    return save(
+        {
+            f"{room}.{name}": value.detach().to("cpu", torch.float16).contiguous()
+            for room in _ROOMS
+            for name, value in getattr(model, room).state_dict().items()
+        }
+    )
 
 
 def read_nano(path: Path = NANO_PATH) -> dict[str, Tensor]:
@@ -113,16 +112,3 @@ def read_nano(path: Path = NANO_PATH) -> dict[str, Tensor]:
             fix=fix,
         )
     return {name: value.to(torch.float32) for name, value in load(content).items()}
-
-
-def main() -> None:
-    from safetensors.torch import save
-
-    content = save(build_nano())
-    write_atomic(NANO_PATH, content)
-    digest = hashlib.sha256(content).hexdigest()
-    sys.stdout.write(f"{NANO_PATH} {len(content)} bytes sha256 {digest}\n")
-
-
-if __name__ == "__main__":
-    main()

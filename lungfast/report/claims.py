@@ -52,8 +52,7 @@ QUESTIONS = (
         where="Tables I and V",
         rule=(
             "Fine-tuned less zero-shot with the same prompt, paired by image, is above 0 with Holm's p < "
-            "0.05 for every prompt; where nothing is paired, the intervals do not overlap. A decoder "
-            "that starts untrained does not test it."
+            "0.05 for every prompt; where nothing is paired, the intervals do not overlap."
         ),
         judge=judged.fine_tuning,
     ),

@@ -1,7 +1,7 @@
 """What the results say of themselves: which encoder, how many folds and images, who is whose peer.
 
 Comes in: :class:`Material`. Goes out: the few facts that tables, claims and sentences share, and the plain
-sentences that keep a small random encoder from being read as SAM.
+sentences that keep a small encoder from being read as SAM.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Encoder:
                 "Meta's weights, so no number of ours here is SAM's."
             )
         return (
-            f"{self.label} ({size}) is a small encoder that was never trained, and its decoder starts "
-            "untrained. It is not SAM: no number of ours here is SAM's, and a difference to the paper "
-            "compares two models."
+            f"{self.label} ({size}) is a small encoder that was trained with its decoder on generated X-rays "
+            "alone. It is not SAM: no number of ours here is SAM's, and a difference to the paper compares "
+            "two models."
         )
 
 
@@ -96,9 +96,10 @@ def _origin(spec: Mapping[str, Any]) -> DecoderOrigin:
     return decoder_origin(EncoderSpec(grid=tuple(spec["grid"]), **{key: spec[key] for key in known}))
 
 
-def starts_untrained(material: Material, set_name: str) -> bool:
+def starts_from_sam(material: Material, set_name: str) -> bool:
+    """Whether the decoder before fine-tuning is Meta's."""
     found = encoder(material, set_name)
-    return found is None or found.origin == "untrained"
+    return found is not None and found.origin == "sam"
 
 
 def finished(content: Content | None) -> list[Row]:

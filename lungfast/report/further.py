@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lungfast.report import comparing, paper
-from lungfast.report.facts import Row, contents, label, starts_untrained, title
+from lungfast.report.facts import Row, contents, label, title
 from lungfast.report.mask_tables import (
     cleaned_table,
     jitter_table,
@@ -26,7 +26,6 @@ from lungfast.report.table import (
     Table,
     count,
     difference,
-    listed,
     number,
     probability,
     words,
@@ -85,17 +84,7 @@ def comparisons_table(material: Material) -> Table:
         "Mean difference over images with a bootstrap interval over patients; p: Wilcoxon's signed-rank "
         "test, Holm-adjusted within its family; p (t): corrected resampled t-test (Nadeau and Bengio) over "
         "folds and seeds. Bold: Holm's p below 0.05.",
-        _before(material),
         heads=3,
-    )
-
-
-def _before(material: Material) -> str:
-    """What zero-shot means where the decoder was never trained."""
-    untrained = [title(name) for name in material.sets if starts_untrained(material, name)]
-    told = any(one["family"] in comparing.BEFORE_AFTER for _, one in comparing.everywhere(material))
-    return f"{listed(untrained)}: before fine-tuning the decoder is untrained (chance level)." * (
-        bool(untrained) and told
     )
 
 

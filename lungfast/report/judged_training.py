@@ -135,8 +135,8 @@ def hyperparameters(material: Material, set_name: str) -> Judgement:
     figures = [
         f"lr {best['lr']:g} and wd {best['wd']:g} win: validation F1 {plain(best['val_f1'], 4)}, {beside}"
     ]
-    if facts.starts_untrained(material, set_name):
-        figures.append("the decoder starts untrained; the paper's starts from SAM's weights")
+    if not facts.starts_from_sam(material, set_name):
+        figures.append("the decoder does not start from SAM's weights, as the paper's does")
     return Judgement(holds=_is_theirs(best), figures=tuple(figures))
 
 

@@ -13,7 +13,7 @@ from importlib import resources
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from lungfast.report import charts, facts, heat, paper
+from lungfast.report import charts, heat, paper
 from lungfast.report.claims import Claim
 from lungfast.report.embedded import example_images, safe_json, shown_size
 from lungfast.report.facts import contents, finished, label, title
@@ -172,7 +172,6 @@ def _strips(material: Material) -> list[tuple[str, str]]:
 
 def _per_image(material: Material, set_name: str) -> dict[str, list[float]]:
     """F1 of every test image by model: before fine-tuning from points, every prompt, the U-Net."""
-    before = "untrained" if facts.starts_untrained(material, set_name) else "zero-shot"
     rows: dict[str, list[float]] = {}
     for study in ("baseline", "cv", "unet"):
         content = material.study(set_name, study)
@@ -181,7 +180,7 @@ def _per_image(material: Material, set_name: str) -> dict[str, list[float]]:
             key = str(row.get("key") or row["prompt"])
             if key not in values or (study == "baseline" and key != "points"):
                 continue
-            text = {"baseline": f"{label(row)}, {before}", "unet": "U-Net"}.get(study, label(row))
+            text = {"baseline": f"{label(row)}, zero-shot", "unet": "U-Net"}.get(study, label(row))
             rows[text] = list(values[key])
     return rows
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lungfast.report import facts, paper
+from lungfast.report import paper
 from lungfast.report.facts import Row
 from lungfast.report.material import Material
 from lungfast.report.table import (
@@ -26,7 +26,6 @@ from lungfast.report.table import (
 )
 
 MEASURED = ("F1", "IoU", "Precision", "Recall", "F1 per image [95 %]", "n", "F1, 5th pct.")
-UNTRAINED = "untrained, chance level"
 GENERATED = "generated X-rays"
 
 
@@ -51,8 +50,7 @@ def beside(row: Row, figures: Sequence[paper.Figure | None], why_not: str = "") 
     """The paper's F1 and IoU, and ours less its F1 unless there is a reason ``why_not``; as headed there."""
     f1, iou = figures
     last = difference(row["f1"]["mean"] - f1.mean if f1 else None)
-    told = why_not == UNTRAINED or (why_not and f1 is not None)
-    return [paper_cell(f1), paper_cell(iou), words(why_not) if told else last]
+    return [paper_cell(f1), paper_cell(iou), words(why_not) if why_not and f1 is not None else last]
 
 
 def paper_cell(figure: paper.Figure | None) -> Cell:
@@ -62,10 +60,8 @@ def paper_cell(figure: paper.Figure | None) -> Cell:
     return Cell(text=mean_std(figure.mean, figure.std), value=figure.mean)
 
 
-def no_difference(material: Material, set_name: str, *, before: bool = False) -> str:
+def no_difference(material: Material, set_name: str) -> str:
     """Why no difference to the paper is taken; empty where one is."""
-    if before and facts.starts_untrained(material, set_name):
-        return UNTRAINED
     return GENERATED if material.is_generated(set_name) else ""
 
 

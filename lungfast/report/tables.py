@@ -3,7 +3,7 @@
 Ours stand as mean ± std over folds, beside the mean over images with its interval, and beside the paper's
 own figure with the number of its table. Bold is the best of a set; where that needs the ground truth,
 the best that does not is bold too. A difference to the paper is taken where both are a model's results on
-the same X-rays: not before fine-tuning where our decoder is untrained, and not on generated X-rays.
+the same X-rays, and not on generated ones.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _score_table(material: Material, study: str, number: str, caption: str) -> T
     for name in material.sets:
         content = material.study(name, study)
         if content is not None:
-            why_not = no_difference(material, name, before=study == "baseline")
+            why_not = no_difference(material, name)
             rows += _score_rows(name, content, number, why_not)
     failures = _failures(material, study)
     if not rows and not failures:

@@ -168,6 +168,7 @@ def _check_spec(run: FinishedRun, encoder: Encoder) -> None:
                 f"{run.path} was trained on another {encoder.spec.name} encoder",
                 found=f"{field} {str(theirs)[:12]}",
                 expected=str(ours)[:12],
+                fix="embed the training set again and train on that cache",
             )
 
 

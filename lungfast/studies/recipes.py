@@ -240,9 +240,9 @@ class Recipe:
             "Scores are taken at the native size of each file.",
             "F1 of a fold is the mean over its images; ± is the sample standard deviation over folds.",
             "Folds keep patients together, stratified by label; no epoch and no threshold sees test images.",
-            "A decoder that starts untrained takes the rate and decay that win the grid on the validation "
-            "images of fold 0. Those are the test images of fold 1, whose score may profit a little; cv with "
-            "lists for --lr and --wd chooses within every fold.",
+            "A decoder that does not start from SAM's weights takes the rate and decay that win the grid on "
+            "the validation images of fold 0. Those are the test images of fold 1, whose score may profit a "
+            "little; cv with lists for --lr and --wd chooses within every fold.",
             f"The U-Net is MONAI's with residual units at {unet.size} px, {budget} epochs, with its own "
             "schedule and augmentation; the paper quotes another group's U-Net.",
         )

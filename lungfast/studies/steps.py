@@ -161,7 +161,7 @@ class Steps:
         run_study(request, self._workspaces[name], body, self._listener)
 
     def _chosen(self, name: str) -> tuple[float, float]:
-        """Rate and decay: the paper's for SAM's decoder, the grid's winner for one that starts untrained."""
+        """Rate and decay: the paper's for SAM's decoder, the grid's winner for any other."""
         if decoder_origin(self._workspaces[name].cache.spec) == "sam":
             return self._recipe.preset
         best = read_json(self._run_of(name, "grid") / ANSWER)["best"]

@@ -17,6 +17,7 @@ from lungfast.compute import cpu_count
 from lungfast.errors import UsageError
 from lungfast.frozen.cache import EmbeddingCache
 from lungfast.frozen.checkpoints import Head, read_head
+from lungfast.frozen.encoders import refuse_random_nano
 from lungfast.frozen.prompt_encoder import FrozenPromptEncoder
 from lungfast.frozen.prompts import CachePrompts, PromptConfig, PromptImages
 from lungfast.frozen.rows import ResidentRows, fits, open_rows
@@ -63,6 +64,7 @@ class Workspace:
 
     def __init__(self, url: str, *, device: torch.device) -> None:
         self.cache = EmbeddingCache.open(url)
+        refuse_random_nano(self.cache.spec, url)
         self.device = device
         self.head: Head = read_head(self.cache.blob("head.safetensors"))
         spec = self.cache.spec

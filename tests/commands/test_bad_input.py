@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from lungfast.commands import main
+from lungfast.frozen.nano import NANO_SHA256, RANDOM_NANO_SHA256
 
 
 def call(*args: object) -> Result:
@@ -180,6 +181,18 @@ def test_an_incomplete_cache_says_what_to_do(nano_cache: str, tmp_path: Path) ->
     shutil.copytree(nano_cache, copy)
     (copy / "complete.json").unlink()
     assert "embed again" in refuse(1, "grid", copy, "-o", tmp_path / "run")
+
+
+def test_a_cache_of_the_random_nano_says_what_to_do(nano_cache: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.zarr"
+    shutil.copytree(nano_cache, copy)
+    mark = copy / "complete.json"
+    mark.write_text(mark.read_text().replace(NANO_SHA256, RANDOM_NANO_SHA256))
+    line = refuse(1, "grid", copy, "-o", tmp_path / "run")
+    assert "random nano" in line
+    assert "embed" in line
+    assert "--overwrite" in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_refused_command_leaves_no_folder_for_the_corrected_one(nano_cache: str, tmp_path: Path) -> None:

@@ -127,15 +127,17 @@ def test_a_run_without_logits_or_of_another_cache_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_baseline_scores_every_prompt_and_says_untrained(nano_cache: str, tmp_path: Path) -> None:
+def test_baseline_scores_every_prompt_and_says_where_the_decoder_is_from(
+    nano_cache: str, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     result = done("baseline", nano_cache, "--multimask", "--folds", "3", "-o", run)
     rows = read(run)["rows"]
     assert [row["mask"] for row in rows] == ["single"] * 5 + ["best of three"] * 5
-    assert all(row["decoder_origin"] == "untrained" for row in rows)
+    assert all(row["decoder_origin"] == "generated" for row in rows)
     assert all(row["threshold"] == 0.5 for row in rows)
     assert all(row["f1_image"]["n"] == 15 for row in rows)
-    assert "chance level" in result.output
+    assert "not SAM's" in result.output
     again = tmp_path / "again"
     done("baseline", nano_cache, "--multimask", "--folds", "3", "-o", again)
     assert (run / "results.json").read_bytes() == (again / "results.json").read_bytes()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from segment_anything import sam_model_registry
+from segment_anything.modeling import ImageEncoderViT
 
 from lungfast.errors import CheckpointError, LungfastError
 from lungfast.frozen.checkpoints import (
@@ -19,7 +20,7 @@ from lungfast.frozen.checkpoints import (
     read_checkpoint,
     read_head,
 )
-from lungfast.frozen.nano import build_nano, sam_head_modules
+from lungfast.frozen.nano import read_nano, sam_head_modules
 
 
 class Touch:
@@ -82,7 +83,10 @@ def test_another_model(tmp_path: Path) -> None:
     path = tmp_path / "resnet.pth"
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, path)
     assert "another model; found 1 tensors such as conv1.weight" in fails(path)
-    torch.save(build_nano(), path)
+    torch.save(read_nano(), path)
+    assert "another model" in fails(path)
+    narrow = ImageEncoderViT(embed_dim=192, depth=4, num_heads=6)
+    torch.save({f"image_encoder.{name}": value for name, value in narrow.state_dict().items()}, path)
     assert "width 192 and depth 4" in fails(path)
 
 
@@ -151,7 +155,7 @@ def test_head_round_trip_loads_strictly(vit_b: Any) -> None:
 
 
 def test_head_is_strict() -> None:
-    state = build_nano()
+    state = read_nano()
     del state["prompt_encoder.no_mask_embed.weight"]
     with pytest.raises(CheckpointError, match=r"1 missing \(prompt_encoder.no_mask_embed.weight\)"):
         head_bytes(state)

@@ -241,7 +241,7 @@ def baseline(n: int, rng: np.random.Generator, hostile: str, *, sam: bool) -> di
     rows = [
         {
             "key": prompt, "prompt": prompt, "needs_ground_truth": prompt in ORACLES, "mask": "single",
-            "decoder_origin": "sam" if sam else "untrained", "status": "done", "threshold": 0.5, "strata": [],
+            "decoder_origin": "sam" if sam else "generated", "status": "done", "threshold": 0.5, "strata": [],
         }
         | scores(before[prompt], n, rng)
         for prompt in PROMPTS
