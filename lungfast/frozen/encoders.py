@@ -135,18 +135,20 @@ def load_encoder(
         name=kind, input_size=input_size, grid=grid, channels=256, resize=resize, weights_sha256=sha256
     )
     _fill(module, state, device)
-    if precision != "fp32":
-        module = _mixed(module, precision)
-    elif device.type == "cpu":
-        make_lean(module, spec.n_tokens)
+    module = fast(module, precision, device)
     return Encoder(spec=spec, head=head_bytes(state), module=module, device=device, precision=precision)
 
 
-def _mixed(module: nn.Module, precision: PrecisionName) -> nn.Module:
+def fast(module: nn.Module, precision: PrecisionName, device: torch.device) -> nn.Module:
+    """The quickest form of an ``ImageEncoderViT`` on its device; takes its weights over."""
     import torch
 
     from lungfast.frozen.mixed import MixedEncoder
 
+    if precision == "fp32":
+        if device.type == "cpu":
+            make_lean(module)
+        return module
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
     with torch.inference_mode():
         return MixedEncoder(module, dtype)
