@@ -28,18 +28,17 @@ from lungfast.records import EncoderSpec, PrecisionName, UInt8
 from lungfast.studies.ahead import work_ahead
 
 BATCH, BATCHES = 8, 4
+SPEC = EncoderSpec(
+    name="random", input_size=1024, grid=(64, 64), channels=256, resize="longest", weights_sha256="0" * 64
+)
 OURS, LOOP = "lungfast bf16, batches", "set_image, fp32"
 
 
 def encoder_of(module: Any, precision: PrecisionName, device: str) -> Encoder:
     """As ``load_encoder`` makes it of a checkpoint."""
-    spec = EncoderSpec(
-        name="random", input_size=1024, grid=(64, 64), channels=256, resize="longest", weights_sha256="0" * 64
-    )
     target = torch.device(device)
-    return Encoder(
-        spec=spec, head=b"", module=fast(module, precision, target), device=target, precision=precision
-    )
+    quick = fast(module, precision, target)
+    return Encoder(spec=SPEC, head=b"", module=quick, device=target, precision=precision)
 
 
 def measure(kind: str = "vit_h", *, repeats: int = 3) -> tuple[list[dict[str, Any]], list[Target]]:
@@ -98,11 +97,9 @@ def decoding_rate(n_images: int = 64) -> float:
     """Films of 4020 x 4892 read, checked, resized and packed by every core, images a second."""
     with tempfile.TemporaryDirectory() as name:
         folder = films.draw(Path(name), {"montgomery": n_images}, films.OFFICIAL_SIDES)
-        encoder = encoder_of(torch.nn.Identity(), "fp32", "cpu")
-        todo = [
-            (ref.id, lambda ref=ref: encoder.prepare(ref.load().image_HW))
-            for ref in list_montgomery(folder).refs
-        ]
+        encoder = Encoder(spec=SPEC, head=b"", module=torch.nn.Identity(), device=torch.device("cpu"))
+        refs = list_montgomery(folder).refs
+        todo = [(ref.id, lambda ref=ref: encoder.prepare(ref.load().image_HW)) for ref in refs]
         started = time.perf_counter()
         done = sum(1 for _ in work_ahead(todo))
         return done / (time.perf_counter() - started)
