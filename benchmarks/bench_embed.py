@@ -46,18 +46,19 @@ finally:
 
 
 def routes(sam: Sam, film_HW: UInt8) -> dict[str, Callable[[], torch.Tensor]]:
-    """Everyone starts from the same grey film and ends with the features of one image."""
-    predictor = SamPredictor(sam)
+    """Everyone encodes the same grey film once a core: one after another, or ours at once."""
+    predictor, n_images = SamPredictor(sam), cpu_count()
     film_HW3 = film_HW[..., None].repeat(3, axis=2)
 
     def set_image(*, autocast: bool) -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            predictor.set_image(film_HW3)
+            for _ in range(n_images):
+                predictor.set_image(film_HW3)
         return predictor.get_image_embedding()
 
     def ours(precision: PrecisionName) -> Callable[[], torch.Tensor]:
         encoder = embed_gpu.encoder_of(copy.deepcopy(sam.image_encoder), precision, "cpu")
-        return lambda: torch.from_numpy(encoder.encode([film_HW])).transpose(1, 2)
+        return lambda: torch.from_numpy(encoder.encode([film_HW] * n_images)[:1]).transpose(1, 2)
 
     return {
         PEER: lambda: set_image(autocast=False),
@@ -74,12 +75,13 @@ def measure(sam: Sam, film_HW: UInt8, rates: Rates, repeats: int) -> tuple[Table
         name: float((call().flatten() - exact).norm() / exact.norm()) for name, call in candidates.items()
     }
     seconds = time_interleaved(candidates, repeats=repeats, warmup=0)  # errors were the first round
-    median, flop = medians(seconds), encoder_flop(sam.image_encoder)
+    median = {name: value / cpu_count() for name, value in medians(seconds).items()}
+    flop = encoder_flop(sam.image_encoder)
     limit = {name: flop / rates.products["bf16" if "bf16" in name else "fp32"] for name in seconds}
     table = [
         {
-            "vit_b, one image": name,
-            "s": round(value, 3),
+            "vit_b": name,
+            "s an image": round(value, 3),
             "times set_image fp32": round(ratio(seconds[PEER], seconds[name]), 2),
             "limit, s": round(limit[name], 3),
             "share of the limit": round(limit[name] / value, 2),
@@ -88,11 +90,11 @@ def measure(sam: Sam, film_HW: UInt8, rates: Rates, repeats: int) -> tuple[Table
         for name, value in median.items()
     ]
     found = []
-    for precision in ("fp32", "bf16"):
+    for suffix, precision in (("", "fp32"), ("-bf16", "bf16")):  # fp32 is what a CPU does unless asked
         name = f"lungfast {precision}"
         found += [
-            Target(f"embed-vit-b-{precision}", ratio(seconds[PEER], seconds[name]), at_least=2.5),
-            Target(f"embed-vit-b-{precision}-roofline", limit[name] / median[name], at_least=0.7),
+            Target(f"embed-vit-b{suffix}", ratio(seconds[PEER], seconds[name]), at_least=2.5),
+            Target(f"embed-vit-b{suffix}-roofline", limit[name] / median[name], at_least=0.7),
         ]
     return table, found
 

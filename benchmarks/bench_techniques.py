@@ -2,9 +2,9 @@
 
     python -m benchmarks.bench_techniques [--quick] [--repeats 5]
 
-A training step of one decoder (64x64 tokens, batch 8, 3 prompt tokens, the default precision), a stack of nine
-(32x32 tokens), and the scoring of one image: each technique is switched off alone, and the time without it over
-the time with it is its gain. The stock loop stands below: what all of them gain together.
+A training step of one decoder (64x64 tokens, batch 8, 3 prompt tokens, the default precision), a stack of
+nine (32x32 tokens), and the scoring of one image: each technique is switched off alone, and the time without
+it over the time with it is its gain. The stock loop stands below: what all of them gain together.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from benchmarks.bench_score import cases, ours
 from benchmarks.bench_train import make_batch, our_step, stock_step
 from benchmarks.common import medians, parser_of, ratio, time_interleaved, write_record
 from benchmarks.score_peers import monai_route
+from lungfast import workers
 from lungfast.compute import cpu_count, resolve_precision
 from lungfast.records import PrecisionName
 from lungfast.scored import kernels
 from lungfast.scored.scores import PAPER_THRESHOLDS
-from lungfast.trained import attention, cutting, decoder, step, workers
+from lungfast.trained import attention, cutting, decoder, step
 
 Switch = Sequence[tuple[Any, str, Any]]
 """Module, name, value while the technique is off."""
