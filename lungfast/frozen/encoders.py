@@ -88,7 +88,7 @@ class Encoder:
         def run(image_13SS: Tensor) -> Tensor:
             return torch.as_tensor(self.module(image_13SS))
 
-        return torch.cat(Workers.of(self.device).map(run, images_B3SS.split(1)))
+        return torch.cat(Workers.of(self.device).map(run, images_B3SS[:, None].unbind()))
 
     def _padded_B3SS(self, prepared: Sequence[UInt8]) -> Tensor:
         import torch

@@ -142,10 +142,11 @@ class CpuBlock(Block):
 
         @torch.inference_mode()
         def attend(rows: Tensor) -> None:
-            found = self._together(qkv.index_select(0, rows), len(rows) // size)
-            merged[rows] = found
+            merged[rows] = self._together(qkv.index_select(0, rows), len(rows) // size)
 
-        Workers.of(qkv.device).map(attend, into.split(max(1, WINDOW_BYTES // bias_bytes) * size))
+        step = max(1, WINDOW_BYTES // bias_bytes) * size
+        parts = [into[first : first + step] for first in range(0, len(into), step)]
+        Workers.of(qkv.device).map(attend, parts)
 
     def _together(self, qkv_R3C: Tensor, samples: int) -> Tensor:
         """As :meth:`_attention`, relative positions as a bias."""
