@@ -123,7 +123,7 @@ def _f1(run: Path) -> dict[str, float]:
         return {}
     content = json.loads(path.read_text(encoding="utf-8"))
     if content.get("best"):
-        return {"test F1": round(content["best"]["test"]["mean"], 4)}
+        return {"test F1": round(content["best"]["test"]["f1"], 4)}
     rows = [row["f1"]["mean"] for row in content.get("rows", ()) if "f1" in row]
     return {"test F1": round(rows[0], 4)} if rows else {}
 
