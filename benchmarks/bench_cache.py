@@ -1,14 +1,16 @@
-"""How fast do random rows come out of the cache, against reading the bare files?
+"""How fast does a whole data set come out of the cache, and which layout on disk is worth keeping?
 
-Batches of 8 rows of SAM's size (64 x 64 tokens, 256 channels, float16: 2 MiB each), page cache warm, one
-thread. The limit is numpy.fromfile into fresh arrays of the very same chunk files; the peer is zarr-python's
-own indexing.
+    python -m benchmarks.bench_cache [--quick] [--rows 704] [--repeats 5]
 
-    python -m benchmarks.bench_cache [--quick] [--rows N] [--repeats N]
+Rows of SAM's size (64 x 64 tokens, 256 channels, float16: 2 MiB each) with their targets, as many as both
+real sets have images. The limit is numpy.fromfile of the very same files, kept as arrays; once with the files
+in the page cache and once with their pages dropped (posix_fadvise), where the record says what share then
+came from the disk. Then 64 rows of real nano features in other layouts, codecs and readers (layouts.py).
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,135 +19,139 @@ from typing import Any
 import numpy as np
 import zarr
 
-from benchmarks.common import measure_copy_rate, medians, parser_of, ratio, time_interleaved, write_record
-from lungfast.frozen.cache import EmbeddingCache, Fingerprint
-from lungfast.frozen.cache_writer import CacheWriter
-from lungfast.frozen.checkpoints import head_bytes
-from lungfast.frozen.nano import sam_head_modules
-from lungfast.records import EncoderSpec, Sample
+from benchmarks import layouts
+from benchmarks.caches import SMALL, noise_rows, random_head, sam_spec, write_cache
+from benchmarks.common import (
+    Target,
+    measure_copy_rate,
+    medians,
+    parser_of,
+    print_targets,
+    ratio,
+    time_interleaved,
+    write_record,
+)
+from benchmarks.disk import bytes_from_disk, drop_pages
+from lungfast.compute import cpu_count
+from lungfast.frozen.cache import EmbeddingCache
+from lungfast.frozen.rows import ResidentRows, StreamedRows
 
 BATCH = 8
+STREAM_BYTES = 128_000_000
+LIMIT = "numpy.fromfile of the same files, one after another"
+OURS = "lungfast: the rows of a training, in memory"
+STREAMED = f"lungfast: one epoch in random order, never more than {STREAM_BYTES // 10**6} MB"
+ZARR = "zarr-python: array[:], features alone"
+LABELS = (LIMIT, OURS, STREAMED, ZARR)
 
 
-def sam_spec(grid: int) -> EncoderSpec:
-    return EncoderSpec(
-        name="generated",
-        input_size=16 * grid,
-        grid=(grid, grid),
-        channels=256,
-        resize="longest",
-        weights_sha256="0" * 64,
-    )
+def readers(url: str) -> dict[str, Callable[[], object]]:
+    """Each returns what it read, so that all of it is in memory at its end."""
+    cache = EmbeddingCache.open(url)
+    rows = np.arange(cache.n_rows)
+    order = np.random.default_rng(1).permutation(rows)[: cache.n_rows // BATCH * BATCH].reshape(-1, 1, BATCH)
+    array: Any = zarr.open_group(url, mode="r")["features"]
+
+    def fromfile() -> object:
+        features = [np.fromfile(f"{url}/features/c.{row}.0.0.0", "<f2") for row in rows]
+        return features, [np.fromfile(f"{url}/targets/c.{row}.0.0", "u1") for row in rows]
+
+    def streamed() -> object:
+        source = StreamedRows(cache, memory_bytes=STREAM_BYTES)
+        return sum(batch.features_GBNC.shape[1] for batch in source.stream(order))
+
+    calls = (fromfile, lambda: ResidentRows(cache), streamed, lambda: array[:])
+    return dict(zip(LABELS, calls, strict=True))
 
 
-def sample(index: int) -> Sample:
-    mask_HW = np.zeros((240, 200 + index % 80), bool)
-    mask_HW[60:200, 40:150] = True
-    return Sample(
-        id=f"row{index}",
-        image_HW=np.zeros(mask_HW.shape, np.uint8),
-        masks={"lungs": mask_HW},
-        source="generated",
-        patient=f"row{index}",
-        content_sha256=f"{index:064x}",
-    )
+def measure(url: str, repeats: int) -> tuple[list[dict[str, Any]], list[Target]]:
+    """The whole set, by every reader, from the page cache and from the disk."""
+    candidates = readers(url)
+    folder, n_rows = Path(url), EmbeddingCache.open(url).n_rows
+    n_bytes = n_rows * (folder / "features/c.0.0.0.0").stat().st_size
+    warm = time_interleaved(candidates, repeats=repeats)
+    os.sync()
+    started = bytes_from_disk()
+    cold = time_interleaved(candidates, repeats=repeats, warmup=0, before=lambda: drop_pages(folder))
+    share = (bytes_from_disk() - started) / (len(candidates) * repeats * n_bytes)
+    table = []
+    for name in candidates:
+        line: dict[str, Any] = {"whole set": name}
+        for state, seconds in (("page cache", warm), ("disk", cold)):
+            line[f"{state}, s"] = round(medians(seconds)[name], 3)
+            line[f"{state}, GB/s"] = round(n_bytes / medians(seconds)[name] / 1e9, 2)
+            line[f"{state}, rate against fromfile"] = round(ratio(seconds[LIMIT], seconds[name]), 2)
+        table.append(line)
+    rates = {state: ratio(seconds[LIMIT], seconds[OURS]) for state, seconds in (("", cold), ("-warm", warm))}
+    least = {"": 0.8, "-warm": 0.5}
+    targets = [Target(f"cache-read{state}", value, at_least=least[state]) for state, value in rates.items()]
+    return table, [*targets, Target("cache-read-from-disk", share)]
 
 
-def random_head(spec: EncoderSpec) -> bytes:
-    """SAM's prompt encoder and mask decoder as initialised, so that the cache can be trained on."""
-    modules = zip(
-        ("prompt_encoder", "mask_decoder"), sam_head_modules(spec.grid, spec.input_size), strict=True
-    )
-    return head_bytes(
-        {f"{room}.{name}": value for room, module in modules for name, value in module.state_dict().items()}
-    )
-
-
-def make_cache(url: str, grid: int, n_rows: int, after: Callable[[int], None] = lambda _: None) -> None:
-    """``n_rows`` rows of seeded noise; ``after`` is called with each row once it is committed."""
-    spec = sam_spec(grid)
-    fingerprint = Fingerprint.of(spec, dtype="float16", compute_dtype="float32", device_class="cpu")
-    noise_NC = np.random.default_rng(0).normal(size=(spec.n_tokens, 256)).astype(np.float32)
-    with CacheWriter.open(url, spec=spec, fingerprint=fingerprint, n_images=n_rows, pixels=False) as writer:
-        writer.put_blob("head.safetensors", random_head(spec))
-        for row in range(n_rows):
-            writer.add(row, sample(row), np.roll(noise_NC, row, axis=0))
-            after(row)
-        writer.finish()
-
-
-def measure(url: str, n_batches: int, repeats: int) -> dict[str, list[float]]:
-    """Seconds for ``n_batches`` batches, per candidate and repeat; every candidate reads the same rows."""
+def measure_batches(url: str, n_batches: int, repeats: int) -> list[dict[str, Any]]:
+    """Random batches of rows from the page cache: what a training asks for."""
     cache = EmbeddingCache.open(url)
     rng = np.random.default_rng(1)
     batches = [rng.choice(cache.n_rows, BATCH, replace=False) for _ in range(n_batches)]
     array: Any = zarr.open_group(url, mode="r")["features"]
     out_BNC = np.empty((BATCH, cache.spec.n_tokens, cache.spec.channels), cache.feature_dtype)
-
-    def fromfile() -> None:
-        for rows in batches:
-            _ = [np.fromfile(f"{url}/features/c.{row}.0.0.0", "<f2") for row in rows]
-
-    def ours() -> None:
-        for rows in batches:
-            cache.features(rows)
-
-    def ours_into() -> None:
-        for rows in batches:
-            cache.features_into(rows, out_BNC)
-
-    def zarr_python() -> None:
-        for rows in batches:
-            array.oindex[rows]
-
-    candidates = {"fromfile": fromfile, "ours": ours, "ours_into": ours_into, "zarr_python": zarr_python}
     np.testing.assert_array_equal(
         cache.features(batches[0]).ravel(), np.ravel([array[int(row)] for row in batches[0]])
     )
-    return time_interleaved(candidates, repeats=repeats)
 
+    def fromfile(rows: np.ndarray[Any, Any]) -> object:
+        return [np.fromfile(f"{url}/features/c.{row}.0.0.0", "<f2") for row in rows]
 
-LABELS = {
-    "fromfile": "numpy.fromfile, fresh arrays (the limit)",
-    "ours": "EmbeddingCache.features, a fresh array",
-    "ours_into": "EmbeddingCache.features_into, an array used again",
-    "zarr_python": "zarr-python, array.oindex[rows]",
-}
+    calls: dict[str, Callable[[Any], object]] = {
+        "numpy.fromfile, fresh arrays": fromfile,
+        "EmbeddingCache.features, a fresh array": cache.features,
+        "EmbeddingCache.features_into, an array used again": lambda rows: cache.features_into(rows, out_BNC),
+        "zarr-python, array.oindex[rows]": lambda rows: array.oindex[rows],
+    }
+    seconds = time_interleaved(
+        {name: lambda call=call: [call(rows) for rows in batches] and None for name, call in calls.items()},
+        repeats=repeats,
+    )
+    first, middle = next(iter(calls)), medians(seconds)
+    n_bytes = n_batches * BATCH * cache.row_bytes
+    return [
+        {
+            f"batches of {BATCH} random rows, page cache": name,
+            "GB/s": round(n_bytes / middle[name] / 1e9, 2),
+            "rate against fromfile": round(ratio(seconds[first], seconds[name]), 2),
+        }
+        for name in calls
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     parser = parser_of(__doc__)
-    parser.add_argument("--rows", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--rows", type=int, default=704)
+    parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args(arguments)
-    grid, n_rows, n_batches, repeats = (64, options.rows, 16, options.repeats)
+    grid, n_rows, n_layout, repeats = (64, options.rows, 64, options.repeats)
     if options.quick:
-        grid, n_rows, n_batches, repeats = (8, 16, 2, 3)
+        grid, n_rows, n_layout, repeats = (8, 16, 4, 2)
+    spec = sam_spec(grid)
     with tempfile.TemporaryDirectory() as folder:
         url = f"{folder}/bench.zarr"
-        make_cache(url, grid, n_rows)
-        seconds = measure(url, n_batches, repeats)
-    middle = medians(seconds)
-    n_bytes = n_batches * BATCH * grid * grid * 256 * 2
-    table = [
-        {
-            "reader": LABELS[name],
-            "GB/s": round(n_bytes / middle[name] / 1e9, 2),
-            "ms a batch of 8": round(1e3 * middle[name] / n_batches, 2),
-            "rate against fromfile": round(ratio(seconds["fromfile"], seconds[name]), 2),
-        }
-        for name in LABELS
-    ]
-    for line in table:
-        print(line)
+        write_cache(url, noise_rows(spec, [SMALL] * n_rows), n_rows, spec=spec, head=random_head(spec))
+        whole, targets = measure(url, repeats)
+        batches = measure_batches(url, 2 if options.quick else 16, repeats)
+    compared = layouts.measure(n_layout, max(2, repeats - 2), quick=options.quick)
     content = {
-        "title": "Random rows from the cache",
-        "question": f"Batches of {BATCH} random rows of {n_rows}, {grid} x {grid} tokens x 256 channels, "
-        f"float16, page cache warm, one thread; median of {repeats}; at least 0.5 of fromfile is asked.",
-        "copy_rate_gb_s": round(measure_copy_rate() / 1e9, 2),
-        "tables": [table],
+        "title": "Reading the cache",
+        "question": f"{n_rows} rows of {grid} x {grid} tokens x 256 channels, float16, with their targets: "
+        "how long until they are in memory, from the page cache and from the disk? lungfast reads with "
+        f"{cpu_count()} threads; median of {repeats}. Then other layouts, codecs and readers: {n_layout} "
+        "rows of nano's features (four images side by side make a row of SAM's size).",
+        "copy_rate_gb_s": round(measure_copy_rate(1 << 20 if options.quick else 256 << 20) / 1e9, 2),
+        "tables": [whole, batches, compared],
+        "targets": targets,
     }
-    return write_record("cache", content, quick=options.quick)
+    path = write_record("cache", content, quick=options.quick)
+    print_targets(path)
+    return path
 
 
 if __name__ == "__main__":

@@ -1,33 +1,40 @@
-"""How long and how much memory does one image take, from a SAM checkpoint file to its row in the cache?
+"""How long does SAM's image encoder take for an image: against segment-anything, and against the machine?
 
-The checkpoint has SAM's size and random weights (no trained one is needed to time it), the X-rays are
-generated. ``lungfast embed`` runs as a process of its own; its peak memory is the kernel's figure. The peer
-is SamPredictor.set_image on the same images; the limit is the encoder's arithmetic (FLOP for one 1024 x 1024
-image) at the rate of this machine's matrix product.
+    python -m benchmarks.bench_embed [--quick] [--repeats 3]
 
-    python -m benchmarks.bench_embed [--quick] [--kinds vit_b,vit_h] [--images 3]
+Weights are random, X-rays generated. The peer is a loop of SamPredictor.set_image, in fp32 and under bf16
+autocast; ours is what ``lungfast embed --precision`` runs. The limit is the encoder's arithmetic without
+padding (linear layers and attention) at the rate of a matrix product of the same type, measured now. Features
+are compared with those of the fp32 peer. Then ``lungfast embed`` as a process: seconds an image, start, peak
+memory. Where CUDA exists ViT-H runs there (embed_gpu.py); elsewhere that row is skipped.
 """
 
 from __future__ import annotations
 
-import argparse
+import copy
 import re
-import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from segment_anything import SamPredictor, sam_model_registry
+from segment_anything.modeling import Sam
 
-from benchmarks.common import measure_matmul_rate, write_record
-from lungfast.data.datasets import list_montgomery
-from lungfast.data.phantoms import write_montgomery
+from benchmarks import embed_gpu
+from benchmarks.common import Target, medians, parser_of, print_targets, ratio, time_interleaved, write_record
+from benchmarks.limits import Rates, encoder_flop
+from benchmarks.weights import random_checkpoint, random_sam, tiny_sam
+from lungfast.compute import cpu_count
+from lungfast.data.phantoms import MONTGOMERY, render_phantom, write_montgomery
+from lungfast.records import PrecisionName, UInt8
 
-TERAFLOP = {"vit_b": 0.97, "vit_l": 2.98, "vit_h": 5.95}
+Table = list[dict[str, Any]]
+PEER, PEER_BF16 = "set_image, fp32", "set_image, bf16 autocast"
 PROBE = """
 import resource, sys
 from lungfast.commands import main
@@ -38,98 +45,135 @@ finally:
 """
 
 
-def random_checkpoint(kind: str, path: Path) -> None:
-    """A file of SAM's shapes; drawn tensor by tensor: vit_h's own initialisation takes minutes."""
-    with torch.device("meta"):
-        shapes = sam_model_registry[kind]().state_dict()
-    generator = torch.Generator().manual_seed(0)
-    state = {}
-    for name, meta in shapes.items():
-        is_norm_weight = "norm" in name and name.endswith("weight")
-        noise = torch.empty(meta.shape).normal_(0, 0.02, generator=generator)
-        state[name] = noise + 1 if is_norm_weight else noise
-    torch.save(state, path)
+def routes(sam: Sam, film_HW: UInt8) -> dict[str, Callable[[], torch.Tensor]]:
+    """Everyone encodes the same grey film once a core: one after another, or ours at once."""
+    predictor, n_images = SamPredictor(sam), cpu_count()
+    film_HW3 = film_HW[..., None].repeat(3, axis=2)
+
+    def set_image(*, autocast: bool) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            for _ in range(n_images):
+                predictor.set_image(film_HW3)
+        return predictor.get_image_embedding()
+
+    def ours(precision: PrecisionName) -> Callable[[], torch.Tensor]:
+        encoder = embed_gpu.encoder_of(copy.deepcopy(sam.image_encoder), precision, "cpu")
+        return lambda: torch.from_numpy(encoder.encode([film_HW] * n_images)[:1]).transpose(1, 2)
+
+    return {
+        PEER: lambda: set_image(autocast=False),
+        PEER_BF16: lambda: set_image(autocast=True),
+        "lungfast fp32": ours("fp32"),
+        "lungfast bf16": ours("bf16"),
+    }
 
 
-def embed_seconds(data: Path, checkpoint: Path, out: Path, n: int) -> tuple[float, float]:
-    """Seconds and peak GiB of a whole ``lungfast embed`` process on ``n`` images."""
-    started = time.perf_counter()
-    command = [
-        "embed",
-        "montgomery",
-        str(data),
-        "-o",
-        str(out),
-        "--checkpoint",
-        str(checkpoint),
-        "--overwrite",
+def measure(sam: Sam, film_HW: UInt8, rates: Rates, repeats: int) -> tuple[Table, list[Target]]:
+    candidates = routes(sam, film_HW)
+    exact = candidates[PEER]().flatten()
+    errors = {
+        name: float((call().flatten() - exact).norm() / exact.norm()) for name, call in candidates.items()
+    }
+    seconds = time_interleaved(candidates, repeats=repeats, warmup=0)  # errors were the first round
+    median = {name: value / cpu_count() for name, value in medians(seconds).items()}
+    flop = encoder_flop(sam.image_encoder)
+    limit = {name: flop / rates.products["bf16" if "bf16" in name else "fp32"] for name in seconds}
+    table = [
+        {
+            "vit_b": name,
+            "s an image": round(value, 3),
+            "times set_image fp32": round(ratio(seconds[PEER], seconds[name]), 2),
+            "limit, s": round(limit[name], 3),
+            "share of the limit": round(limit[name] / value, 2),
+            "error against fp32": float(f"{errors[name]:.1e}"),
+        }
+        for name, value in median.items()
     ]
+    found = []
+    for suffix, precision in (("", "fp32"), ("-bf16", "bf16")):  # fp32 is what a CPU does unless asked
+        name = f"lungfast {precision}"
+        found += [
+            Target(f"embed-vit-b{suffix}", ratio(seconds[PEER], seconds[name]), at_least=2.5),
+            Target(f"embed-vit-b{suffix}-roofline", limit[name] / median[name], at_least=0.7),
+        ]
+    return table, found
+
+
+def embed_process(kind: str, folder: Path, n_images: int) -> dict[str, Any]:
+    """Two ``lungfast embed`` processes: their difference is free of start, loading and hashing."""
+    checkpoint = folder / f"{kind}.pth"
+    random_checkpoint(kind, checkpoint)
+    one, many = folder / "one", folder / "many"
+    write_montgomery(one, 1, long_side=1024)
+    write_montgomery(many, n_images, long_side=1024)
+    found: dict[str, Any] = {
+        "process": f"lungfast embed, {kind}",
+        "checkpoint, MB": checkpoint.stat().st_size // 10**6,
+    }
+    for precision in ("fp32", "bf16"):
+        short, _ = embed_seconds(one, checkpoint, precision)
+        long, peak = embed_seconds(many, checkpoint, precision)
+        each = (long - short) / (n_images - 1)
+        found |= {
+            f"{precision}, s an image": round(each, 2),
+            f"{precision}, start and loading, s": round(short - each, 1),
+            f"{precision}, peak memory, GiB": round(peak, 2),
+        }
+    return found
+
+
+def embed_seconds(data: Path, checkpoint: Path, precision: str) -> tuple[float, float]:
+    """Seconds and peak GiB of a whole process."""
+    started = time.perf_counter()
+    command = ["embed", "montgomery", str(data), "-o", f"{data}.zarr", "--checkpoint", str(checkpoint)]
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, *command], capture_output=True, text=True, check=False
+        [sys.executable, "-c", PROBE, *command, "--precision", precision, "--overwrite"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    if done.returncode != 0 or f"{n} images embedded" not in done.stdout:
+    if done.returncode != 0:
         raise SystemExit(done.stdout + done.stderr)
     seconds = time.perf_counter() - started
     peak = re.search(r"peak_kib=(\d+)", done.stderr)
     return seconds, int(peak.group(1)) / 2**20 if peak else float("nan")
 
 
-def peer_seconds(data: Path, checkpoint: Path, kind: str) -> list[float]:
-    """Seconds per image of SamPredictor.set_image, loading excluded."""
-    predictor = SamPredictor(sam_model_registry[kind](checkpoint=str(checkpoint)))
-    seconds = []
-    for ref in list_montgomery(data).refs:
-        image_HW3 = ref.load().image_HW[..., None].repeat(3, axis=2)
-        started = time.perf_counter()
-        predictor.set_image(image_HW3)
-        seconds.append(time.perf_counter() - started)
-    return seconds
-
-
-def measure(kind: str, folder: Path, n_images: int) -> dict[str, Any]:
-    checkpoint = folder / f"{kind}.pth"
-    random_checkpoint(kind, checkpoint)
-    one, many = folder / "one", folder / "many"
-    if not many.exists():
-        write_montgomery(one, 1, long_side=1024)
-        write_montgomery(many, n_images, long_side=1024)
-    # two processes: their difference is free of start, loading and hashing
-    short, _ = embed_seconds(one, checkpoint, folder / "one.zarr", 1)
-    long, peak = embed_seconds(many, checkpoint, folder / "many.zarr", n_images)
-    stock = peer_seconds(many, checkpoint, kind)
-    stock_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    rate = measure_matmul_rate("float32")
-    each = (long - short) / (n_images - 1)
-    row = {
-        "encoder": f"{kind}, random weights",
-        "checkpoint, MB": round(checkpoint.stat().st_size / 1e6),
-        "lungfast, s an image": round(each, 2),
-        "start and loading, s": round(short - each, 1),
-        "peak memory, GiB": round(peak, 2),
-        "SamPredictor, s an image": round(sorted(stock)[len(stock) // 2], 2),
-        "its peak so far, GiB": round(stock_peak, 2),
-        "limit, s an image": round(TERAFLOP[kind] * 1e12 / rate, 2),
-    }
-    checkpoint.unlink()
-    return row
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="vit_b and two images")
-    parser.add_argument("--kinds", default="vit_b,vit_h")
-    parser.add_argument("--images", type=int, default=3)
-    options = parser.parse_args()
-    kinds, n_images = (["vit_b"], 2) if options.quick else (options.kinds.split(","), options.images)
-    with tempfile.TemporaryDirectory() as folder:
-        rows = [measure(kind, Path(folder), n_images) for kind in kinds]
+def run(*, quick: bool, repeats: int) -> Path:
+    torch.set_num_threads(cpu_count())
+    film_HW = render_phantom(MONTGOMERY, 0, (1024, 848)).image_HW
+    sam = random_sam(tiny_sam if quick else sam_model_registry["vit_b"])
+    table, targets = measure(sam, film_HW, Rates.measured(quick=quick), 1 if quick else repeats)
+    tables = [table]
+    if not quick:
+        with tempfile.TemporaryDirectory() as folder:
+            tables.append([embed_process("vit_b", Path(folder), 6)])
+    if torch.cuda.is_available() and not quick:
+        more, asked = embed_gpu.measure()
+        tables.append(more)
+        targets += asked
+    flop = encoder_flop(sam.image_encoder)
     content = {
-        "title": "From a SAM checkpoint to rows in the cache, on a CPU",
-        "question": f"lungfast embed on {n_images} generated X-rays of 1024 px, fp32; a GPU is what ViT-H is "
-        "made for, and this shows that the path runs without one.",
-        "tables": [rows],
+        "title": "From an image to its embedding",
+        "question": f"SAM's vit_b, random weights, {cpu_count()} cores, against SamPredictor.set_image; "
+        f"median of {repeats}. The limit: {flop / 1e12:.3f} TFLOP an image at the rate of a matrix product "
+        "of that type. Errors are norms of differences over the norm of the fp32 features.",
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "tables": tables,
+        "targets": targets,
     }
-    write_record("embed", content, quick=options.quick)
+    return write_record("embed", content, quick=quick)
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    parser = parser_of(__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args(arguments)
+    path = run(quick=options.quick, repeats=options.repeats)
+    print_targets(path)
+    if not torch.cuda.is_available():
+        print("embed-vit-h skipped: no CUDA device")
+    return path
 
 
 if __name__ == "__main__":

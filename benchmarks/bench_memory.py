@@ -27,12 +27,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.bench_cache import BATCH, make_cache
+from benchmarks.caches import SMALL, noise_rows, random_head, sam_spec, write_cache
 from benchmarks.common import parser_of, write_record
 from lungfast.frozen.cache import EmbeddingCache
 from lungfast.frozen.rows import open_rows
 
 DISTINCT = 32
+BATCH = 8
 
 
 def anonymous_bytes() -> int:
@@ -147,7 +148,9 @@ def measure(
     for n_rows in sizes:
         with tempfile.TemporaryDirectory() as folder:
             url = f"{folder}/bench.zarr"
-            make_cache(url, grid, n_rows, linked(url))
+            spec = sam_spec(grid)
+            rows = noise_rows(spec, [SMALL] * n_rows)
+            write_cache(url, rows, n_rows, spec=spec, head=random_head(spec), after=linked(url))
             runs.append(grid_line(url, n_rows, run_bound, f"{folder}/run"))
             print(runs[-1])
             for bound in bounds:

@@ -24,8 +24,6 @@ import torch
 from benchmarks import starts
 from benchmarks.common import (
     Target,
-    measure_copy_rate,
-    measure_matmul_rate,
     medians,
     parser_of,
     print_targets,
@@ -33,6 +31,7 @@ from benchmarks.common import (
     time_interleaved,
     write_record,
 )
+from benchmarks.limits import Rates, Step
 from lungfast.compute import resolve_precision
 from lungfast.records import PrecisionName
 from lungfast.trained.batches import StackBatch
@@ -50,16 +49,23 @@ Candidates = dict[str, Callable[[], Any]]
 # --- what is trained -------------------------------------------------------------------------------
 
 
-def make_batch(side: int, n_decoders: int, n_images: int, device: str = "cpu") -> StackBatch:
+def make_batch(
+    side: int,
+    n_decoders: int,
+    n_images: int,
+    device: str = "cpu",
+    *,
+    prompt_tokens: int = PROMPT_TOKENS,
+) -> StackBatch:
     generator = torch.Generator().manual_seed(0)
     low = 4 * side
-    tokens = torch.randn(1, n_images, 1, PROMPT_TOKENS, 256, generator=generator)
+    tokens = torch.randn(1, n_images, 1, prompt_tokens, 256, generator=generator)
     fields = {
         "features_GBNC": torch.randn(1, n_images, side * side, 256, generator=generator).half(),
         "targets_GBhw": torch.rand(1, n_images, low, low, generator=generator) > 0.5,
         "valid_GBhw": torch.ones(1, n_images, low, low, dtype=torch.bool),
         "tokens_KBIPC": tokens.expand(n_decoders, -1, -1, -1, -1).contiguous(),
-        "token_mask_KBIP": torch.ones(n_decoders, n_images, 1, PROMPT_TOKENS, dtype=torch.bool),
+        "token_mask_KBIP": torch.ones(n_decoders, n_images, 1, prompt_tokens, dtype=torch.bool),
         "weight_KB": torch.ones(n_decoders, n_images),
     }
     return StackBatch(**{name: value.to(device) for name, value in fields.items()})
@@ -224,22 +230,17 @@ def measure_gpu(device: str, side: int, n_images: int, repeats: int) -> tuple[li
     return table, Target("train-gpu", fastest / each["lungfast bf16 compiled, stack of 9"], at_least=100)
 
 
-def roofline(side: int, n_images: int, precision: str) -> dict[str, Any]:
-    """Milliseconds an image that arithmetic and memory allow on this machine, measured now.
-
-    Products of the image side, in multiply-adds per image token: 16 of 64 columns in two blocks and the final
-    attention's 2 of 8, the upscaling's 256*256 + 4*64*128. The backward pass costs twice that, less the
-    image's own gradients in the first block. Bytes: the embedding, and Adam's weights, moments, gradients.
-    """
-    columns = 8 * (5 + PROMPT_TOKENS)
-    forward = 256 * columns * 8 + 256 * 8 * 2 + 256 * 256 + 4 * 64 * 128 + 16 * 32
-    products = side * side * (3 * forward - 3 * 256 * columns)
-    arithmetic = 2 * products / measure_matmul_rate({"fp32": "float32", "bf16": "bfloat16"}[precision])
-    moved = side * side * 256 * 2 + 3_505_216 * 4 * 7 / n_images
+def roofline(side: int, n_images: int, rates: Rates, precision: str) -> dict[str, Any]:
+    """Milliseconds an image that arithmetic and memory allow on this machine, measured now."""
+    step = Step(side=side, n_images=n_images, prompt_tokens=PROMPT_TOKENS)
+    arithmetic, moved = step.seconds(rates, precision)
     return {
         "precision": precision,
+        "GFLOP an image": round(step.flop / 1e9, 2),
+        "GFLOP/s, measured": round(rates.products[precision] / 1e9),
         "ms an image, products": round(1e3 * arithmetic, 3),
-        "ms an image, bytes": round(1e3 * moved / measure_copy_rate(), 3),
+        "MB an image": round(step.bytes / 1e6, 1),
+        "ms an image, bytes": round(1e3 * moved, 3),
     }
 
 
@@ -249,7 +250,8 @@ def run(*, quick: bool = False, threads: int = 2, compiled: bool = False, device
     default = resolve_precision("auto", torch.device("cpu")).name
     table, targets = measure(make_batch(side, 1, n_images), side, repeats, default=default, compiled=compiled)
     stacked, target = measure_stack(small, n_decoders, n_images, max(1, repeats // 2), default)
-    limits = [roofline(side, n_images, name) for name in ("fp32", "bf16")]
+    rates = Rates.measured(quick=quick)
+    limits = [roofline(side, n_images, rates, name) for name in ("fp32", "bf16")]
     with tempfile.TemporaryDirectory() as folder:
         started, begun = starts.measure(Path(folder), quick=quick)
     gpu_table, gpu_targets = [], []

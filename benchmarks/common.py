@@ -2,8 +2,8 @@
 
 Comes in: named callables. Goes out: seconds per candidate and ``benchmarks/records/NAME.json``, from which
 ``benchmarks/tables.py`` writes README.md. A record's content holds ``title``, ``question`` and ``tables``: a
-list of tables, each a list of rows, each a dict from column to value; ``targets`` are what was asked of it.
-Hardware and versions are added here.
+list of tables, each a list of rows, each a dict from column to value; ``targets`` are what was asked of it,
+``plots`` the curves to be drawn. Hardware and versions are added here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,18 @@ from lungfast.compute import hardware
 from lungfast.files import write_json
 
 RECORDS = Path(__file__).parent / "records"
-PACKAGES = ("numpy", "numba", "torch", "monai", "segment-anything", "zarr", "transformers")
+PACKAGES = (
+    "numpy",
+    "numba",
+    "torch",
+    "monai",
+    "segment-anything",
+    "zarr",
+    "transformers",
+    "tensorstore",
+    "zarrs",
+    "h5py",
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,18 @@ class Target:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """Curves over one quantity, both axes logarithmic; a line whose name begins with ``limit`` is dashed."""
+
+    name: str
+    """Of the file: ``plots/NAME.svg``."""
+    title: str
+    x: str
+    y: str
+    lines: Mapping[str, Sequence[tuple[float, float]]]
+
+
 def parser_of(description: str | None) -> argparse.ArgumentParser:
     """The script's docstring as its help, and ``--quick``."""
     parser = argparse.ArgumentParser(
@@ -72,22 +95,29 @@ def _target(content: Mapping[str, Any]) -> Target:
 
 
 def time_interleaved(
-    candidates: Mapping[str, Callable[[], object]], *, repeats: int, warmup: int = 1
+    candidates: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int,
+    warmup: int = 1,
+    before: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
     """Seconds of each candidate, ``repeats`` times each, in turn: A B C, B C A, C A B, …
 
     In turn, so that a slow minute of a shared machine hits every candidate; rotated, so that none always runs
-    behind the same neighbour's cache. The first ``warmup`` rounds (compilation, page faults) are not counted.
+    behind the same neighbour's cache. The first ``warmup`` rounds (compilation, page faults) are not counted,
+    nor is ``before``, which is called ahead of every candidate.
     """
     names = list(candidates)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(-warmup, repeats):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
+            before()
             start = time.perf_counter()
-            candidates[name]()
+            found = candidates[name]()
             if turn >= 0:
                 seconds[name].append(time.perf_counter() - start)
+            del found  # what a candidate holds is not its neighbour's burden
     return seconds
 
 
@@ -145,6 +175,6 @@ def write_record(name: str, content: dict[str, Any], *, quick: bool) -> Path:
         "hardware": hardware(str(content.get("device", "cpu"))).as_dict(),
         "versions": versions(),
     }
-    targets = [asdict(target) for target in content.get("targets", ())]
-    write_json(path, head | content | {"targets": targets})
+    lists = {key: [asdict(one) for one in content.get(key, ())] for key in ("targets", "plots")}
+    write_json(path, head | content | lists)
     return path

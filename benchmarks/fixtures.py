@@ -10,7 +10,7 @@ lies between the thresholds; ``saturated`` is ten times as steep.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from lungfast.geometry import Frame, unpack_mask
-from lungfast.records import Bool, Float32
+from lungfast.records import Bool, Float32, Sample
 
 PATH = Path(__file__).with_name("fixtures.npz")
 N_IMAGES = 24
@@ -58,8 +58,9 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_cache(folder, N_IMAGES)
-        lab = Lab(f"{folder}/x.zarr")
+        url = f"{folder}/x.zarr"
+        write_stretched(url, folder, N_IMAGES)
+        lab = Lab(url)
         config = CvConfig(prompts=prompts("points"), lrs=(1e-3,), folds=5)
         row = lab.run(config, folder / "cv", epochs=60, save_logits=True)["rows"][0]
         print(f"test F1 {row['f1']['mean']:.4f}")
@@ -78,31 +79,29 @@ def main() -> None:
     print(PATH)
 
 
-def write_cache(folder: Path, n_images: int) -> None:
-    """Generated X-rays of Montgomery's size, their nano tokens at SAM's grid."""
+def write_stretched(url: str, folder: Path, n_images: int) -> None:
+    """Generated X-rays of Montgomery's size (drawn into ``folder``), their nano tokens at SAM's grid."""
     import torch
     import torch.nn.functional as F
 
+    from benchmarks.caches import write_cache
     from lungfast.data.datasets import list_montgomery
     from lungfast.data.phantoms import write_montgomery
-    from lungfast.frozen.cache import Fingerprint
-    from lungfast.frozen.cache_writer import CacheWriter
     from lungfast.frozen.encoders import load_encoder
 
     write_montgomery(folder, n_images, seed=11, long_side=4892)
     nano = load_encoder("nano", device=torch.device("cpu"))
     spec = replace(nano.spec, name="stretched", input_size=1024, grid=(64, 64))
-    fingerprint = Fingerprint.of(spec, dtype="float16", compute_dtype="float32", device_class="cpu")
-    url = f"{folder}/x.zarr"
-    with CacheWriter.open(url, spec=spec, fingerprint=fingerprint, n_images=n_images) as writer:
-        writer.put_blob("head.safetensors", nano.head)
-        for i, ref in enumerate(list_montgomery(folder).refs):
+
+    def rows() -> Iterator[tuple[Sample, Float32]]:
+        for ref in list_montgomery(folder).refs:
             sample = ref.load()
             tokens_NC = torch.from_numpy(nano.encode([sample.image_HW])[0])
             square = tokens_NC.T.reshape(1, -1, *nano.spec.grid)
             stretched = F.interpolate(square, spec.grid, mode="bilinear").flatten(2)[0].T
-            writer.add(i, sample, stretched.contiguous().numpy())
-        writer.finish()
+            yield sample, stretched.contiguous().numpy()
+
+    write_cache(url, rows(), n_images, spec=spec, head=nano.head)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Write benchmarks/README.md from the records: ``python -m benchmarks.tables``.
+"""Write benchmarks/README.md and its plots from the records: ``python -m benchmarks.tables``.
 
-Comes in: records/*.json. Goes out: README.md, so that no figure in it is typed by hand.
+Comes in: records/*.json. Goes out: README.md and plots/*.svg, so that no figure in them is typed by hand.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.common import RECORDS, Target
+from benchmarks.plots import svg_of
 
 INTRODUCTION = """# Benchmarks
 
@@ -24,12 +25,20 @@ def main() -> None:
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RECORDS.glob("*.json"))]
     text = "\n".join([INTRODUCTION, *map(section, records)])
     (RECORDS.parent / "README.md").write_text(text, encoding="utf-8")
+    plots = RECORDS.parent / "plots"
+    plots.mkdir(exist_ok=True)
+    drawn = {f"{plot['name']}.svg": svg_of(plot) for record in records for plot in record.get("plots", ())}
+    for old in {path.name for path in plots.iterdir()} - set(drawn):
+        (plots / old).unlink()
+    for name, content in drawn.items():
+        (plots / name).write_text(content, encoding="utf-8")
 
 
 def section(record: Mapping[str, Any]) -> str:
-    """One record as Markdown: title, question, tables, where it was measured."""
+    """One record as Markdown: title, question, tables, plots, where it was measured."""
     rows_of = [*record["tables"], *([targets] if (targets := target_rows(record)) else [])]
-    tables = "\n\n".join(markdown_table(rows) for rows in rows_of)
+    pictures = [f"![{plot['title']}](plots/{plot['name']}.svg)" for plot in record.get("plots", ())]
+    shown = "\n\n".join([*map(markdown_table, rows_of), *pictures])
     hardware = record["hardware"]
     bf16 = "with" if hardware["bf16"] else "without"
     place = (
@@ -38,7 +47,7 @@ def section(record: Mapping[str, Any]) -> str:
     )
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     return (
-        f"## {record['title']}\n\n{record['question']}\n\n{tables}\n\n"
+        f"## {record['title']}\n\n{record['question']}\n\n{shown}\n\n"
         f"`bench_{record['name']}.py`, {record['date']}: {place}; {versions}.\n"
     )
 

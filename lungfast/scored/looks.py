@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lungfast.compiled import compiled
 from lungfast.records import Bool, Float32, Int64
 from lungfast.scored.bins import FIVE, Bins, find
 from lungfast.scored.bits import Patch, Truth, column_sums, pixel, total
-from lungfast.scored.compiled import compiled
 from lungfast.scored.stretch import Field, mix, stretch
 
 CHUNK = 32

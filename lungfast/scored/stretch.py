@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lungfast.compiled import compiled
 from lungfast.records import Bool, Float32, Int64
-from lungfast.scored.compiled import compiled
 
 
 class Reach(NamedTuple):

@@ -35,7 +35,7 @@ from lungfast.trained.attention import (
 )
 from lungfast.trained.fused import pixel_logits
 from lungfast.trained.parameters import MASK_TOKEN, OUTPUT_TOKENS, Layout, from_token_major
-from lungfast.trained.workers import Workers
+from lungfast.workers import Workers
 
 INFERENCE_TOKENS = 16384
 """Image tokens of one pass without gradients: 4 images of SAM's size, 16 of 32x32 tokens."""

@@ -30,7 +30,7 @@ from lungfast.trained.optim import LossScale, StackAdam
 from lungfast.trained.parameters import to_token_major
 from lungfast.trained.piece import Piece, PieceRunner
 from lungfast.trained.recorded import Recorder
-from lungfast.trained.workers import Workers
+from lungfast.workers import Workers
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

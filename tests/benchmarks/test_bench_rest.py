@@ -1,20 +1,60 @@
-"""The benchmarks of reading and of memory run at tiny sizes; the checkpoint of random weights is SAM's."""
+"""The other benchmarks run at tiny sizes, say a line per row, and what they generate is what it claims."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import bench_cache, bench_embed, bench_memory, bench_recipe
+from benchmarks import (
+    bench_cache,
+    bench_embed,
+    bench_jobs,
+    bench_memory,
+    bench_recipe,
+    bench_scale,
+    films,
+    plots,
+    weights,
+)
+from benchmarks.limits import Step, encoder_flop
+from lungfast.data.datasets import list_montgomery, list_shenzhen
 from lungfast.frozen.checkpoints import read_checkpoint
 
+LINE = re.compile(r"^([a-z0-9-]+) ratio [0-9.e+-]+ target ([<>]=[0-9.e+]+|none)$", re.MULTILINE)
 
-def test_reading() -> None:
-    (table,) = json.loads(bench_cache.main(["--quick"]).read_text())["tables"]
-    assert table[0]["rate against fromfile"] == pytest.approx(1.0)
-    assert all(row["GB/s"] > 0 for row in table)
+
+@pytest.fixture(autouse=True)
+def _same_threads_afterwards():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def rows_said(text: str) -> list[str]:
+    return [name for name, _ in LINE.findall(text)]
+
+
+def test_reading(capsys) -> None:
+    whole, batches, compared = json.loads(bench_cache.main(["--quick"]).read_text())["tables"]
+    assert rows_said(capsys.readouterr().out) == ["cache-read", "cache-read-warm", "cache-read-from-disk"]
+    assert whole[0]["page cache, rate against fromfile"] == pytest.approx(1.0)
+    assert all(row["GB/s"] > 0 for row in batches)
+    sizes = {row["layout"]: row["bytes on disk"] for row in compared}
+    assert sizes["bare, one file"] == 1
+    assert all(size < 1 for layout, size in sizes.items() if "zstd" in layout)
+
+
+def test_embedding(capsys) -> None:
+    (table,) = json.loads(bench_embed.main(["--quick"]).read_text())["tables"]
+    rows = rows_said(capsys.readouterr().out)
+    assert {"embed-vit-b", "embed-vit-b-roofline"} <= set(rows)
+    errors = {row["vit_b"]: row["error against fp32"] for row in table}
+    assert errors["lungfast fp32"] < 1e-5
+    assert errors["lungfast bf16"] < 0.05
 
 
 @pytest.mark.process
@@ -35,8 +75,44 @@ def test_the_ablation_of_the_recipe_never_scores_test_images(tmp_path: Path) -> 
     assert not list(tmp_path.rglob("per_image.csv"))
 
 
+def test_growth_is_drawn() -> None:
+    record = json.loads(bench_scale.main(["--quick"]).read_text())
+    names = ["images", "decoders", "thresholds", "tokens", "prompt-tokens", "cores"]
+    assert [plot["name"] for plot in record["plots"]] == names
+    for plot in record["plots"]:
+        drawn = plots.svg_of(plot)
+        assert drawn.count("<polyline") == len(plot["lines"])
+        assert 'class="limit"' in drawn
+        assert "prefers-color-scheme:dark" in drawn
+
+
+@pytest.mark.process
+def test_a_job_is_timed_command_by_command(capsys) -> None:
+    path = bench_jobs.main(["--quick", "--jobs", "grid"])
+    assert rows_said(capsys.readouterr().out) == ["job-grid"]
+    (table,) = json.loads(path.read_text())["tables"]
+    assert table[-1]["s"] == pytest.approx(sum(row["s"] for row in table[:-1]), abs=0.2)
+
+
+def test_films_of_several_processes_are_one_data_set(tmp_path: Path) -> None:
+    films.draw(tmp_path, {"montgomery": 3, "shenzhen": 2}, {"montgomery": 64, "shenzhen": 64})
+    assert len(list_montgomery(tmp_path).refs) == 3
+    assert len(list_shenzhen(tmp_path, None).refs) == 2
+
+
 def test_a_random_checkpoint_is_recognised(tmp_path: Path) -> None:
     path = tmp_path / "random.pth"
-    bench_embed.random_checkpoint("vit_b", path)
+    weights.random_checkpoint("vit_b", path)
     assert read_checkpoint(path).kind == "vit_b"
     path.unlink()
+
+
+def test_the_limit_of_an_encoder_is_its_arithmetic() -> None:
+    """Of two narrow blocks over 64x64 tokens, counted by hand; of a decoder's step, in the order of SAM's."""
+    sam = weights.random_sam(weights.tiny_sam)
+    windows, everywhere = 14, 64
+    blocks = 2 * 12 * 64**2 + 2 * 64 * (windows**2 + windows + everywhere**2 + everywhere)
+    ends = 3 * 16**2 * 64 + 64 * 256 + 9 * 256**2
+    assert encoder_flop(sam.image_encoder) == 2 * 4096 * (blocks + ends)
+    few, many = (Step(side=64, n_images=8, prompt_tokens=n) for n in (3, 40))
+    assert 3e9 < few.flop < many.flop < 4 * few.flop

@@ -9,7 +9,7 @@ import torch
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
-from lungfast.frozen import mixed
+from lungfast.frozen import attention, mixed_blocks
 from lungfast.frozen.mixed import MixedEncoder
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -57,14 +57,16 @@ def test_equals_stock_in_float32(size: int, options: dict[str, int]) -> None:
     assert error(found, exact) < 1e-5
 
 
-def test_a_bias_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_in_parts_and_heads_in_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     stock = vit(256)
     with torch.inference_mode():
         encoder = MixedEncoder(stock, torch.float32)
         whole = encoder(images(256))
-        for limit in (1, 3 * 2 * 256**2, 5 * 2 * 256**2):  # one head, three heads, an image and a head
-            monkeypatch.setattr(mixed, "CPU_BIAS_BYTES", limit)
-            assert error(encoder(images(256)), whole) < 1e-6
+        for windows, queries in ((1, 100), (4 * 4 * 196**2 * 3, 7)):  # one window, three
+            monkeypatch.setattr(mixed_blocks, "WINDOW_BYTES", windows)
+            monkeypatch.setattr(mixed_blocks, "LARGE", 256)
+            monkeypatch.setattr(attention, "LOGIT_BYTES", 4 * 256 * queries)
+            assert error(encoder(images(256)), whole) < 5e-6
 
 
 def test_relative_positions_of_another_grid_are_resized() -> None:

@@ -10,7 +10,7 @@ from lungfast.errors import UsageError
 from lungfast.trained import step as step_module
 from lungfast.trained.batches import StackBatch
 from lungfast.trained.step import StepConfig
-from lungfast.trained.workers import Workers
+from lungfast.workers import Workers
 from tests.naive.trained import NaiveStack, sam_decoder
 from tests.trained.problems import (
     LOSSES,

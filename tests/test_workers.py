@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from lungfast.trained.workers import MOST, Workers
+from lungfast.workers import MOST, Workers
 
 
 def test_results_come_in_the_order_of_the_jobs() -> None:

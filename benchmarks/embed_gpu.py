@@ -1,0 +1,105 @@
+"""ViT-H on a GPU: images a second against stock, stock with segment-anything-fast's techniques, the machine.
+
+Comes in: a CUDA device. Goes out: a table and targets. The techniques are those that its authors measured one
+after another: bf16 weights, torch.compile, batches; the package itself is not needed.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from segment_anything import SamPredictor, sam_model_registry
+from segment_anything.modeling import Sam
+
+from benchmarks import films
+from benchmarks.common import Target, medians, ratio, time_interleaved
+from benchmarks.limits import Rates, encoder_flop
+from benchmarks.weights import random_sam
+from lungfast.data.datasets import list_montgomery
+from lungfast.data.phantoms import MONTGOMERY, render_phantom
+from lungfast.frozen.encoders import Encoder, fast
+from lungfast.records import EncoderSpec, PrecisionName, UInt8
+from lungfast.studies.ahead import work_ahead
+
+BATCH, BATCHES = 8, 4
+SPEC = EncoderSpec(
+    name="random", input_size=1024, grid=(64, 64), channels=256, resize="longest", weights_sha256="0" * 64
+)
+OURS, LOOP = "lungfast bf16, batches", "set_image, fp32"
+
+
+def encoder_of(module: Any, precision: PrecisionName, device: str) -> Encoder:
+    """As ``load_encoder`` makes it of a checkpoint."""
+    target = torch.device(device)
+    quick = fast(module, precision, target)
+    return Encoder(spec=SPEC, head=b"", module=quick, device=target, precision=precision)
+
+
+def measure(kind: str = "vit_h", *, repeats: int = 3) -> tuple[list[dict[str, Any]], list[Target]]:
+    sam = random_sam(sam_model_registry[kind], "cuda")
+    film_HW = render_phantom(MONTGOMERY, 0, (1024, 848)).image_HW
+    candidates = routes(sam, film_HW)
+    seconds = time_interleaved(candidates, repeats=repeats)
+    n_images, flop, rates = BATCH * BATCHES, encoder_flop(sam.image_encoder), Rates.measured("cuda")
+    table = [
+        {
+            f"{kind}, {n_images} images": name,
+            "images/s": round(n_images / value, 1),
+            "times set_image fp32": round(ratio(seconds[LOOP], seconds[name]), 2),
+            "share of the bf16 products": round(flop * n_images / value / rates.products["bf16"], 3),
+        }
+        for name, value in medians(seconds).items()
+    ]
+    share = flop * n_images / medians(seconds)[OURS] / rates.products["bf16"]
+    decoded = decoding_rate()
+    table.append({f"{kind}, {n_images} images": "decoding and resizing alone", "images/s": round(decoded, 1)})
+    return table, [
+        Target(f"embed-{kind.replace('_', '-')}", share, at_least=0.5),
+        Target("embed-decoding", decoded * medians(seconds)[OURS] / n_images, at_least=1),
+    ]
+
+
+def routes(sam: Sam, film_HW: UInt8) -> dict[str, Callable[[], object]]:
+    """Each encodes the same number of images and waits for the last features."""
+    predictor, film_HW3 = SamPredictor(sam), film_HW[..., None].repeat(3, axis=2)
+    ours = encoder_of(copy.deepcopy(sam.image_encoder), "bf16", "cuda")
+    batch = torch.randn(BATCH, 3, 1024, 1024, device="cuda", dtype=torch.bfloat16)
+    cast = copy.deepcopy(sam.image_encoder).to(torch.bfloat16)
+    compiled = torch.compile(cast)
+
+    def loop(*, autocast: bool) -> object:
+        with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+            for _ in range(BATCH * BATCHES):
+                predictor.set_image(film_HW3)
+        return torch.cuda.synchronize()
+
+    def batches(encoder: Any) -> object:
+        with torch.inference_mode():
+            found = [encoder(batch).float().cpu() for _ in range(BATCHES)]
+        return found
+
+    return {
+        LOOP: lambda: loop(autocast=False),
+        "set_image, bf16 autocast": lambda: loop(autocast=True),
+        "stock in bf16, batches": lambda: batches(cast),
+        "stock in bf16, batches, torch.compile": lambda: batches(compiled),
+        OURS: lambda: [ours.encode([film_HW] * BATCH) for _ in range(BATCHES)],
+    }
+
+
+def decoding_rate(n_images: int = 64) -> float:
+    """Films of 4020 x 4892 read, checked, resized and packed by every core, images a second."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = films.draw(Path(name), {"montgomery": n_images}, films.OFFICIAL_SIDES)
+        encoder = Encoder(spec=SPEC, head=b"", module=torch.nn.Identity(), device=torch.device("cpu"))
+        refs = list_montgomery(folder).refs
+        todo = [(ref.id, lambda ref=ref: encoder.prepare(ref.load().image_HW)) for ref in refs]
+        started = time.perf_counter()
+        done = sum(1 for _ in work_ahead(todo))
+        return done / (time.perf_counter() - started)

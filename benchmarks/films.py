@@ -1,0 +1,55 @@
+"""Generated X-rays of both sets in the official layouts, drawn by every core.
+
+Comes in: how many of each, how large. Goes out: a folder that ``lungfast embed`` reads.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lungfast.compute import cpu_count
+from lungfast.data.phantoms import write_montgomery, write_shenzhen
+
+WRITERS: Mapping[str, Any] = {"montgomery": write_montgomery, "shenzhen": write_shenzhen}
+OFFICIAL_COUNTS = {"montgomery": 138, "shenzhen": 566}
+"""Images that have masks."""
+OFFICIAL_SIDES = {"montgomery": 4892, "shenzhen": 3000}
+SMALL_SIDES = {"montgomery": 512, "shenzhen": 512}
+
+
+def draw(folder: Path, counts: Mapping[str, int], sides: Mapping[str, int]) -> Path:
+    """``folder`` with MontgomerySet, ChinaSet_AllFiles and shcxr-lung-mask; long sides in px."""
+    cores = cpu_count()
+    parts = [
+        (folder / f"part-{name}-{k}", name, len(range(k, count, cores)), k, sides[name])
+        for name, count in counts.items()
+        for k in range(cores)
+        if k < count
+    ]
+    with multiprocessing.get_context("spawn").Pool(cores) as pool:
+        pool.starmap(_draw_part, parts, chunksize=1)
+    begun = dict.fromkeys(counts, 0)
+    for part, name, n_images, _, _ in parts:
+        _merge(part, folder, begun[name])
+        begun[name] += n_images
+    return folder
+
+
+def _draw_part(part: Path, name: str, n_images: int, seed: int, side: int) -> None:
+    WRITERS[name](part, n_images, seed=seed, long_side=side)
+
+
+def _merge(part: Path, folder: Path, begun: int) -> None:
+    """Files of a part move over, their images counted on from ``begun``."""
+    for path in sorted(path for path in part.rglob("*") if path.is_file()):
+        number = re.search(r"_(\d{4})_", path.name)
+        name = path.name
+        if number:
+            name = f"{name[: number.start(1)]}{int(number.group(1)) + begun:04d}{name[number.end(1) :]}"
+        place = folder / path.relative_to(part).parent
+        place.mkdir(parents=True, exist_ok=True)
+        path.replace(place / name)

@@ -1,0 +1,30 @@
+"""numba as this project uses it: no GIL, no fastmath beyond what is said, cached on disk.
+
+The disk cache notices changes of a function's own file, not of those it calls in another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def compiled(function: _Function) -> _Function:
+    """numba.njit, cached on disk unless no cache folder can be written (a read-only install)."""
+    return _compiled(function)
+
+
+def contracted(function: _Function) -> _Function:
+    """The same where a product and a sum may round once: for approximations, never for counts."""
+    return _compiled(function, fastmath={"contract"})
+
+
+def _compiled(function: _Function, **options: Any) -> _Function:
+    try:
+        return cast(_Function, numba.njit(nogil=True, cache=True, **options)(function))
+    except RuntimeError:
+        return cast(_Function, numba.njit(nogil=True, **options)(function))
