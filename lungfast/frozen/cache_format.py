@@ -107,7 +107,7 @@ class Manifest:
 
     @property
     def preview_size(self) -> int:
-        return min(PREVIEW_SIZE, self.spec.input_size)
+        return preview_size(self.spec.input_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +231,11 @@ def row_of_key(key: str) -> int | None:
 def is_ours(key: str) -> bool:
     """True for a key that a cache may hold."""
     return _OURS.fullmatch(key) is not None
+
+
+def preview_size(input_size: int) -> int:
+    """Side of a preview in px: twice the input (nano's 256 px are too few to look at), at most 512."""
+    return min(PREVIEW_SIZE, 2 * input_size)
 
 
 def packed_width(width: int) -> int:

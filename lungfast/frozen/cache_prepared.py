@@ -119,8 +119,8 @@ def _check_views(manifest: Manifest, sample: Sample, views: Sequence[View]) -> N
 
 
 def make_preview(image_HW: UInt8, spec: EncoderSpec) -> UInt8:
-    """(S, S) grey at the encoder's input geometry, S = min(512, input size); padding is 0."""
-    side = min(fmt.PREVIEW_SIZE, spec.input_size)
+    """(S, S) grey at the encoder's input geometry, S = min(512, twice the input size); padding is 0."""
+    side = fmt.preview_size(spec.input_size)
     native_size = (int(image_HW.shape[0]), int(image_HW.shape[1]))
     height, width = Frame.of(native_size, side, spec.resize).resized_size
     preview_SS = np.zeros((side, side), np.uint8)

@@ -163,7 +163,7 @@ def test_float32_takes_what_float16_cannot(tmp_path: Path) -> None:
         (lambda writer: writer.add(0, replace(sample(0), masks={}), features(0)), "café 0 has no mask"),
         (
             lambda writer: writer.add(0, sample(0), features(0), np.zeros((3, 3), np.uint8)),
-            r"preview.*\(48, 48\)",
+            r"preview.*\(96, 96\)",
         ),
         (lambda writer: writer.finish(), "would be empty"),
     ],
@@ -179,7 +179,7 @@ def test_what_cannot_be_stored_is_refused(
 
 
 def test_a_preview_that_is_given_is_the_one_stored(tmp_path: Path) -> None:
-    preview_SS = np.random.default_rng(0).integers(0, 256, (48, 48), np.uint8)
+    preview_SS = np.random.default_rng(0).integers(0, 256, (96, 96), np.uint8)
     with opened(f"{tmp_path}/m.zarr") as writer:
         writer.add(0, sample(0), features(0), preview_SS)
         writer.finish()
@@ -189,8 +189,8 @@ def test_a_preview_that_is_given_is_the_one_stored(tmp_path: Path) -> None:
 def test_a_preview_lies_at_the_top_left_as_the_encoder_sees_it() -> None:
     image_HW = np.full((100, 50), 200, np.uint8)
     preview_SS = make_preview(image_HW, SPEC)
-    assert (preview_SS[:, :24] == 200).all()
-    assert (preview_SS[:, 24:] == 0).all()
+    assert (preview_SS[:, :48] == 200).all()
+    assert (preview_SS[:, 48:] == 0).all()
     assert make_preview(image_HW, replace(SPEC, input_size=1024)).shape == (512, 512)
     assert (make_preview(image_HW, replace(SPEC, resize="squash")) == 200).all()
 

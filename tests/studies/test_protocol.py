@@ -126,8 +126,9 @@ def test_scores_are_those_of_plain_sam_postprocessing(workspace: Workspace, tmp_
         state = study._fitter.read_state(asked[0].config.key)
         ((_, _, logits_hw),) = workspace.predict(study.plan(asked).prompts_K, [state], [image], batch_size=4)
     frame = workspace.cache.frame(int(image[0]))
+    side = workspace.cache.spec.input_size
     up = torch.nn.functional.interpolate(
-        torch.from_numpy(logits_hw)[None, None], (512, 512), mode="bilinear", align_corners=False
+        torch.from_numpy(logits_hw)[None, None], (side, side), mode="bilinear", align_corners=False
     )[..., : frame.resized_size[0], : frame.resized_size[1]]
     native = torch.nn.functional.interpolate(up, frame.native_size, mode="bilinear", align_corners=False)[
         0, 0

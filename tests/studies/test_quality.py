@@ -103,7 +103,11 @@ def test_what_is_left_out_is_said(trained_run: Path, nano_cache: str) -> None:
     assert listener.notes == content["notes"]
 
 
-def test_a_run_without_a_good_mask_flags_all(trained_run: Path, nano_cache: str) -> None:
+def test_a_run_without_a_good_mask_flags_all(
+    trained_run: Path, nano_cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lungfast.studies.quality.GOOD_F1", 1.0)
+    monkeypatch.setattr("lungfast.scored.quality.GOOD_F1", 1.0)
     content = measured(trained_run, nano_cache, QualityConfig(perturbed=0))
     assert content["calibration"]["threshold"] == 1
     assert content["calibration"]["false_alarm"] is None
