@@ -31,8 +31,8 @@ from lungfast.commands import options as opt
 def command(output: Path, **options: Any) -> None:
     """Train nano from nothing on generated X-rays: no patient's image, no other model's weights.
 
-    Writes nano.safetensors, the losses as CSV and their curves; with the defaults, the weights that the
-    package ships, to rounding.
+    Writes nano.safetensors, the losses as CSV and their curves; with the defaults, weights of the kind
+    that the package ships (MODEL_CARD.md beside them says why not the same bytes).
     """
     from dataclasses import replace
 
