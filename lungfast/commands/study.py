@@ -18,19 +18,17 @@ if TYPE_CHECKING:
 def settings_from(options: Mapping[str, Any]) -> Settings:
     """The settings shared by every study, from parsed options."""
     from lungfast.compute import parse_memory
-    from lungfast.scored.scores import DEFAULT_THRESHOLDS, PAPER_THRESHOLDS
     from lungfast.studies.fitting import Settings
+    from lungfast.studies.recipes import SCANS, TRAINED_BY
     from lungfast.trained.trainer import TrainConfig
 
-    scans = {"fine": DEFAULT_THRESHOLDS, "paper": PAPER_THRESHOLDS}
-    names = ("epochs", "batch_size", "schedule", "val_every", "patience", "keep", "average")
     precision, compile_ = arithmetic_of(options)
     return Settings(
-        train=TrainConfig(**{name: options[name] for name in names}),
+        train=TrainConfig(**{name: options[name] for name in TRAINED_BY}),
         memory_bytes=parse_memory(options["memory"]),
         precision=precision,
         compile=compile_,
-        thresholds=tuple(map(float, scans[options["thresholds"]])),
+        thresholds=SCANS[options["thresholds"]],
         save_logits=options["save_logits"],
         views=options["views"],
         recipe=options.get("recipe_text", ""),

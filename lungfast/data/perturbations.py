@@ -124,10 +124,6 @@ _CHANGES: Mapping[str, Change] = {
     "JPEG quality 5": _compressed(5),
     "blurred": _blurred(0.02),
 }
-PERTURBATIONS: tuple[Perturbation, ...] = tuple(
-    Perturbation(name=name, change=change) for name, change in _CHANGES.items()
-)
-
 _LIKELY: Mapping[str, Change] = {
     "rotated 5°": _rotated(5),
     "rotated 10°": _rotated(10),
@@ -145,8 +141,9 @@ _LIKELY: Mapping[str, Change] = {
     "JPEG quality 10": _compressed(10),
     "12 bit, windowed": _deep,
 }
-ROBUSTNESS: tuple[Perturbation, ...] = tuple(
-    Perturbation(name=name, change=change) for name, change in _LIKELY.items()
+PERTURBATIONS, ROBUSTNESS = (
+    tuple(Perturbation(name=name, change=change) for name, change in changes.items())
+    for changes in (_CHANGES, _LIKELY)
 )
 
 

@@ -171,12 +171,7 @@ class Study:
         self.listener.phase(f"scoring {part}", sum(len(images) for images in images_G))
         cells = [one.cell for group in groups for one in group]
         images_K = [images for images, n in zip(images_G, counts, strict=True) for _ in range(n)]
-        predicted = predictions(
-            self.workspace,
-            self.candidates(cells, images_K),
-            width=self.width,
-            batch_size=self.settings.train.batch_size,
-        )
+        predicted = self._predicted(self.candidates(cells, images_K))
         return self._scored(joined(predicted, consecutive(counts)), images_G, part)
 
     @property
@@ -199,11 +194,15 @@ class Study:
     def score(self, cells: Sequence[Cell], images_K: Sequence[Int64], part: str) -> list[Scored]:
         """Scores at native size of every cell's decoder on its own images, at every threshold."""
         self.listener.phase(f"scoring {part}", sum(len(images) for images in images_K))
-        candidates, batch_size = self.candidates(cells, images_K), self.settings.train.batch_size
-        predicted = predictions(self.workspace, candidates, width=self.width, batch_size=batch_size)
+        candidates = self.candidates(cells, images_K)
+        predicted = self._predicted(candidates)
         with self.run.logits_file(part) if self.settings.save_logits else nullcontext() as logits:
             kept = predicted if logits is None else self._stored(predicted, candidates, logits)
             return self._scored(kept, images_K, part)
+
+    def _predicted(self, candidates: Sequence[Candidate]) -> Predictions:
+        batch_size = self.settings.train.batch_size
+        return predictions(self.workspace, candidates, width=self.width, batch_size=batch_size)
 
     def _scored(self, logits: Predictions, images_K: Sequence[Int64], part: str) -> list[Scored]:
         """At every threshold of the scan; test images by probability too."""

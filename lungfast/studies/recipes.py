@@ -36,6 +36,9 @@ QUICK_PERTURBED = 20
 """Test images spoilt in every way; each of them is encoded again."""
 
 
+TRAINED_BY = ("epochs", "batch_size", "schedule", "val_every", "patience", "keep", "average")
+"""Options of a recipe, and of a command, that are the trainer's own."""
+SCANS: Mapping[str, tuple[float, ...]] = {"fine": DEFAULT_THRESHOLDS, "paper": PAPER_THRESHOLDS}
 _AS_THEY_STAND = (
     *("losses", "batch_size", "schedule", "keep", "patience", "average", "thresholds"),
     *("points_per_lung", "placement", "point_jitter", "seeds", "ensemble", "clean"),
@@ -99,10 +102,9 @@ class TrainingRecipe:
         options = self.options_for(cache, folds)
         if "epochs" in more:
             options |= {"epochs": more.pop("epochs"), "val_every": 1}
-        names = ("epochs", "batch_size", "schedule", "val_every", "patience", "keep", "average")
         return Settings(
-            train=TrainConfig(**{name: options[name] for name in names}),
-            thresholds=DEFAULT_THRESHOLDS if self.thresholds == "fine" else PAPER_THRESHOLDS,
+            train=TrainConfig(**{name: options[name] for name in TRAINED_BY}),
+            thresholds=SCANS[self.thresholds],
             views=options["views"],
             recipe=self.name,
             **more,

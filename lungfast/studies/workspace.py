@@ -88,12 +88,13 @@ class Workspace:
     def prompt_images(self) -> PromptImages:
         """What prompts need of every image."""
         images = range(len(self.cache.images))
+        boxes_of_row = cache(lambda row: self.cache.summary_of_row(row).boxes_S4)
         return PromptImages(
             ids=[record.id for record in self.cache.images],
             frames=[self.cache.frame(image) for image in images],
             image_of_row=self.cache.images_of_rows(),
             summaries=[self.cache.summary(image) for image in images],
-            boxes_of_row=cache(lambda row: self.cache.summary_of_row(row).boxes_S4),
+            boxes_of_row=boxes_of_row if self.cache.n_views > 1 else None,
         )
 
     def rows_of(self, images: Int64) -> Int64:
