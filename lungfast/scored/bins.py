@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lungfast.compiled import compiled
+from lungfast.compiled import lean
 from lungfast.records import Float32
 
 FIVE = 5
@@ -39,7 +39,7 @@ class Bins(NamedTuple):
         return cls(edges, first_bin, origin, scale, np.float32(n_cells - 1))
 
 
-@compiled
+@lean
 def find(bins: Bins, value: np.float32) -> np.uintp:
     """How many edges lie strictly below the value (unsigned: numba then skips its test for negatives).
 

@@ -11,13 +11,18 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lungfast.compiled import compiled
+from lungfast.compiled import lean
 from lungfast.records import UInt8
 
 _BIT_BYTES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).view(np.uint64)[:, 0].copy()
 """Packed byte -> eight bytes 0/1 of one word in pixel order: one add sums eight columns."""
 _FROM = np.packbits(np.arange(64) >= np.arange(64)[:, None], axis=1).view(np.uint64)[:, 0].copy()
 """Place of a bit in a packed word -> the word in which it and all that follow are set."""
+_SWAPS = tuple(
+    (np.uint64(step), np.uint64(mask))
+    for step, mask in ((1, 0x5555555555555555), (2, 0x3333333333333333), (4, 0x0F0F0F0F0F0F0F0F))
+)
+"""Neighbours, pairs and halves of a byte change places: its bits are then in reverse."""
 
 
 class Truth(NamedTuple):
@@ -45,7 +50,7 @@ class Patch(NamedTuple):
     last: int
 
 
-@compiled
+@lean
 def rectangle(truth: Truth, patch: Patch) -> np.int64:
     """The pixels of a rectangle, and in the upper half the true ones."""
     true, row_bits = np.int64(0), truth.packed.shape[1] * 8
@@ -54,26 +59,26 @@ def rectangle(truth: Truth, patch: Patch) -> np.int64:
     return np.int64((patch.stop - patch.start) * (patch.last - patch.first)) + (true << 32)
 
 
-@compiled
+@lean
 def _ones_between(truth: Truth, start: int, stop: int) -> np.int64:
     """How many of the bits start..stop of all rows on end are set."""
     first, last = start >> 6, stop >> 6
     head, rest = _FROM[start & 63], ~_FROM[stop & 63]
     if first == last:
-        return _ones(_word(truth, first) & head & rest)
-    total = _ones(_word(truth, first) & head)
+        return ones(_word(truth, first) & head & rest)
+    total = ones(_word(truth, first) & head)
     for word in truth.words[first + 1 : last]:
-        total += _ones(word)
-    return total + _ones(_word(truth, last) & rest)
+        total += ones(word)
+    return total + ones(_word(truth, last) & rest)
 
 
-@compiled
+@lean
 def _word(truth: Truth, k: int) -> np.uint64:
     return truth.words[k] if k < truth.words.size else truth.tail
 
 
-@compiled
-def _ones(word: np.uint64) -> np.int64:
+@lean
+def ones(word: np.uint64) -> np.int64:
     """Bits set; the compiler knows this form for the processor's own instruction."""
     word -= (word >> np.uint64(1)) & np.uint64(0x5555555555555555)
     word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
@@ -81,18 +86,33 @@ def _ones(word: np.uint64) -> np.int64:
     return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
 
 
-@compiled
-def column_sums(packed: UInt8, sums: npt.NDArray[np.uint64]) -> UInt8:
-    """True pixels of every column, from the first bit of the first byte."""
-    words = sums[: packed.shape[1]]
+@lean
+def word_at(truth: Truth, bit: int) -> np.uint64:
+    """64 bits from one that begins a byte on, the first lowest (what follows the last bit of all is 0)."""
+    k, shift = bit >> 6, np.uint64(bit & 63)
+    word = _word_or_none(truth, k) >> shift
+    if shift:
+        word |= _word_or_none(truth, k + 1) << (np.uint64(64) - shift)
+    for step, mask in _SWAPS:
+        word = ((word >> step) & mask) | ((word & mask) << step)
+    return word
+
+
+@lean
+def _word_or_none(truth: Truth, k: int) -> np.uint64:
+    return _word(truth, k) if k <= truth.words.size else np.uint64(0)
+
+
+@lean
+def column_sums(packed: UInt8, words: npt.NDArray[np.uint64]) -> None:
+    """True pixels of every column, one byte a column, from the first bit of the first byte on."""
     words[:] = 0
     for r in range(packed.shape[0]):
         for k in range(words.size):
             words[k] += _BIT_BYTES[packed[r, k]]
-    return words.view(np.uint8)
 
 
-@compiled
+@lean
 def total(true_W: UInt8) -> np.int64:
     total = np.int64(0)
     for c in range(true_W.size):
@@ -100,7 +120,7 @@ def total(true_W: UInt8) -> np.int64:
     return total
 
 
-@compiled
+@lean
 def pixel(truth_packed: UInt8, r: int, c: int) -> np.int64:
     """One pixel, and in the upper half whether it is true."""
     bit = (truth_packed[r, c >> 3] >> np.uint8(7 - (c & 7))) & np.uint8(1)

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from lungfast.compiled import compiled
+from lungfast.compiled import compiled, lean
 from lungfast.records import Float32, Int64
 from lungfast.scored.bins import FIVE, Bins, find
 from lungfast.scored.bits import Patch, Truth, rectangle
 from lungfast.scored.looks import FEW, Desk, look
-from lungfast.scored.stretch import Field, Reach
+from lungfast.scored.stretch import PAD, Field, Reach
 
 CHUNK = 32
 """Samples tested together for lying in one bin."""
@@ -40,15 +40,27 @@ def count_pixels(
         np.empty(w, np.float32),
         np.empty((2 * w + 1, 3), np.int64),
         np.empty(columns.low_first.size, np.float32),
-        np.empty((np.max(rows.last - rows.first) + 1, width), np.float32),
-        np.empty((h, width), np.float32),
+        np.empty((np.max(rows.last - rows.first) + 1, width + PAD), np.float32),
+        np.empty((h, width + PAD), np.float32),
         np.zeros(h, np.bool_),
-        np.empty((2, width), np.float32),
+        np.empty((2, width + PAD), np.float32),
         np.empty(FEW + FIVE, np.int64),
-        np.empty(width + 8, np.int32),
         np.empty(truth.packed.shape[1] + 1, np.uint64),
     )
     packed_B = np.zeros(histogram_2B.shape[1], np.int64)
+    _count_groups(field, truth, bins, desk, first_row, last_row, packed_B)
+    for b in range(packed_B.size):
+        histogram_2B[0, b] += packed_B[b] & 0xFFFFFFFF
+        histogram_2B[1, b] += packed_B[b] >> 32
+
+
+@lean
+def _count_groups(
+    field: Field, truth: Truth, bins: Bins, desk: Desk, first_row: int, last_row: int, packed_B: Int64
+) -> None:
+    """Rows that mix the same low-resolution rows at a time."""
+    rows, columns = field.rows, field.columns
+    width = columns.first.size
     start = first_row
     while start < last_row:
         low, high = rows.first[start], rows.last[start]
@@ -64,16 +76,16 @@ def count_pixels(
             elif found < 0:
                 look(field, truth, bins, desk, Patch(start, stop, first, last), packed_B)
         start = stop
-    packed_B[0] = rectangle(truth, Patch(first_row, last_row, 0, width)) - packed_B[1:].sum()
-    for b in range(packed_B.size):
-        histogram_2B[0, b] += packed_B[b] & 0xFFFFFFFF
-        histogram_2B[1, b] += packed_B[b] >> 32
+    packed_B[0] = rectangle(truth, Patch(first_row, last_row, 0, width))
+    for b in range(1, packed_B.size):
+        packed_B[0] -= packed_B[b]
 
 
-@compiled
+@lean
 def _bound(samples_yw: Float32, margin: np.float32, lows: Float32, highs: Float32) -> None:
     """Least and greatest of each column of samples, with the margin."""
-    lows[:], highs[:] = samples_yw[0], samples_yw[0]
+    for x in range(lows.size):
+        lows[x] = highs[x] = samples_yw[0, x]
     for y in range(1, samples_yw.shape[0]):
         row = samples_yw[y]
         for x in range(row.size):
@@ -84,7 +96,7 @@ def _bound(samples_yw: Float32, margin: np.float32, lows: Float32, highs: Float3
         highs[x] += margin
 
 
-@compiled
+@lean
 def _segments(lows: Float32, highs: Float32, reach: Reach, bins: Bins, width: int, out_S3: Int64) -> int:
     """All native columns in pieces (from, to, bin), bin -1 where the samples do not decide."""
     n, done, x = 0, 0, 0
@@ -115,7 +127,7 @@ def _segments(lows: Float32, highs: Float32, reach: Reach, bins: Bins, width: in
     return n
 
 
-@compiled
+@lean
 def _all_within(lows: Float32, highs: Float32, low: np.float32, high: np.float32) -> bool:
     """No early exit, so that it vectorises."""
     outside = False

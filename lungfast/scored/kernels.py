@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from lungfast.errors import LungfastError, TrainingError
 from lungfast.geometry import Frame
@@ -25,7 +26,9 @@ from lungfast.records import Bool, Counts, Float32, Int64, UInt8
 from lungfast.scored.bins import Bins
 from lungfast.scored.bits import Truth
 from lungfast.scored.fused import count_pixels
-from lungfast.scored.stretch import Axis, Field, Reach, predict_pixels
+from lungfast.scored.stretch import PAD, Axis, Field, Reach, predict_pixels
+
+Number = TypeVar("Number", np.int64, np.float32)
 
 LARGEST_LOGIT = 1e37
 """Beyond this a difference of two logits may overflow float32; the same test catches NaN and infinity."""
@@ -150,7 +153,16 @@ def _axis(n_low: int, n_input: int, resized: int, native: int) -> Axis:
     first, last = low[0][near[0]], low[1][near[1]]
     samples = np.arange(n_low)
     reach = Reach(np.searchsorted(first, samples, "left"), np.searchsorted(last, samples, "right"))
-    return Axis(low[0][:resized], low[1][:resized], low[2][:resized], *near, first, last, reach)
+    return Axis(
+        *(low[0][:resized], low[1][:resized], low[2][:resized]),
+        *(_padded(near[0]), _padded(near[1]), _padded(near[2])),
+        *(first, last, reach),
+    )
+
+
+def _padded(table: npt.NDArray[Number]) -> npt.NDArray[Number]:
+    """Its last entry again and again, for columns that are looked at in whole blocks."""
+    return np.pad(table, (0, PAD), "edge")
 
 
 def _taps(n_in: int, n_out: int) -> tuple[Int64, Int64, Float32]:

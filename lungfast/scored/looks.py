@@ -1,23 +1,24 @@
 """A look at every pixel of a patch whose samples do not decide it, pair by pair of input rows.
 
 Comes in: a patch of native pixels, at most as many rows as mix the same low-resolution samples. Goes out:
-counts added to the bins. Few edges are compared with every pixel, five at a time in full vectors. Many are
+counts added to the bins. Few edges are compared with every pixel (lanes.py). Many are
 looked up, for a whole column at once where that is enough: between two input rows a column's values are
 monotone, rounding included, so its first and last often tell.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from lungfast.compiled import compiled
+from lungfast.compiled import lean
 from lungfast.records import Bool, Float32, Int64
 from lungfast.scored.bins import FIVE, Bins, find
 from lungfast.scored.bits import Patch, Truth, column_sums, pixel, total
-from lungfast.scored.stretch import Field, mix, stretch
+from lungfast.scored.lanes import Pair, count_pair_above
+from lungfast.scored.stretch import Field, blocks, mix, stretch
 
 CHUNK = 32
 """Columns tested together for lying in one bin (16, 64: no better)."""
@@ -25,11 +26,8 @@ GROUP = 255
 """Most native rows looked at together: the truth bits of a column are summed in one byte."""
 FEW = 2 * FIVE
 """Edges up to which comparing all of them is quicker than looking values up."""
-MOST = 2**15 - 1
-"""Columns whose marks are summed at once, in 16 bits."""
 WIDE = 256
 """Columns from which whole rows are stretched and kept: where all samples differ all are asked for."""
-_MARKS = (1 + (np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.int32) << 16)).copy()
 
 
 class Desk(NamedTuple):
@@ -44,14 +42,14 @@ class Desk(NamedTuple):
     is_stretched_h: Bool
     pair_2W: Float32
     above_Q: Int64
-    marks_W: npt.NDArray[np.int32]
     sums: npt.NDArray[np.uint64]
 
 
-@compiled
+@lean
 def look(field: Field, truth: Truth, bins: Bins, desk: Desk, patch: Patch, packed_B: Int64) -> None:
     """Every pixel of a patch: few edges are compared with all in full vectors, many looked up."""
-    rows, first, n = field.rows, patch.first, patch.last - patch.first
+    rows, begin = field.rows, patch.first & ~7  # from a whole byte of truth on, in whole blocks
+    lead, end, n = patch.first - begin, patch.last - begin, blocks(begin, patch.last)
     few, n_edges = packed_B.size <= FEW + 1, packed_B.size - 1
     top, bottom = rows.first[patch.start], rows.last[patch.start] + 1
     desk.above_Q[:] = 0
@@ -60,7 +58,7 @@ def look(field: Field, truth: Truth, bins: Bins, desk: Desk, patch: Patch, packe
         source, top = desk.stretched_hW, 0
     else:
         for k in range(bottom - top):
-            stretch(field.logits_hw[top + k], field.columns, first, patch.last, desk.middle, desk.part_YW[k])
+            stretch(field.logits_hw[top + k], field.columns, begin, begin + n, desk.middle, desk.part_YW[k])
         source = desk.part_YW
     start = patch.start
     while start < patch.stop:
@@ -72,65 +70,43 @@ def look(field: Field, truth: Truth, bins: Bins, desk: Desk, patch: Patch, packe
         for side in range(2):
             i = rows.input_second[start] if side else rows.input_first[start]
             y, z, weight = rows.low_first[i] - top, rows.low_second[i] - top, rows.low_weight[i]
-            mix(source[y, first : patch.last], source[z, first : patch.last], weight, desk.pair_2W[side, :n])
-        part = Patch(start, stop, first, patch.last)
+            mix(source[y, begin : begin + n], source[z, begin : begin + n], weight, desk.pair_2W[side, :n])
+        weights = rows.input_weight[start:stop]
         if few:
-            _compare(rows.input_weight, truth, bins, desk, part, n_edges)
+            base_W, slope_W = desk.pair_2W[0, :n], desk.pair_2W[1, :n]
+            for c in range(n):
+                slope_W[c] -= base_W[c]
+            _hide(base_W, slope_W, 0, lead)
+            _hide(base_W, slope_W, end, n)
+            first_bit = start * truth.packed.shape[1] * 8 + begin
+            count_pair_above(Pair(base_W, slope_W, weights), truth, first_bit, bins.edges, desk.above_Q)
         else:
-            _count_pair(desk, rows.input_weight[start:stop], truth, part, bins, packed_B)
+            _count_pair(desk, weights, truth, Patch(start, stop, patch.first, patch.last), bins, packed_B)
         start = stop
     for q in range(n_edges if few else 0):  # above an edge, but not above the next: in the bin between
         packed_B[q + 1] += desk.above_Q[q] - desk.above_Q[q + 1]
 
 
-@compiled
-def _compare(weights: Float32, truth: Truth, bins: Bins, desk: Desk, patch: Patch, n_edges: int) -> None:
-    """A mark is 1 for a pixel, and 1 in the upper half for a true one."""
-    edges = bins.edges
-    for r in range(patch.start, patch.stop):
-        for k in range(patch.first >> 3, (patch.last + 7) >> 3):
-            for bit in range(8):
-                desk.marks_W[8 * k + bit] = _MARKS[truth.packed[r, k], bit]
-        for c in range(patch.first, patch.last, MOST):
-            stop = min(c + MOST, patch.last)
-            place = slice(c - patch.first, stop - patch.first)
-            a_W, b_W, marks_W = desk.pair_2W[0, place], desk.pair_2W[1, place], desk.marks_W[c:stop]
-            for q in range(0, n_edges, FIVE):
-                five = (edges[q + 1], edges[q + 2], edges[q + 3], edges[q + 4], edges[q + 5])
-                found = _marks_above(a_W, b_W, weights[r], marks_W, five)
-                for k in range(FIVE):
-                    desk.above_Q[q + k] += np.int64(found[k] & 0xFFFF) + (np.int64(found[k] >> 16) << 32)
+@lean
+def _hide(base_W: Float32, slope_W: Float32, first: int, last: int) -> None:
+    """Columns that are not of the patch lie above no edge."""
+    base_W[first:last], slope_W[first:last] = -np.inf, 0
 
 
-@compiled
-def _marks_above(
-    a_W: Float32, b_W: Float32, weight: np.float32, marks_W: npt.NDArray[np.int32], edges: Any
-) -> Any:
-    """Five sums in registers: a third of the time of one edge after the other."""
-    none = np.int32(0)
-    p = q = r = s = t = none
-    for c in range(a_W.size):
-        value, mark = a_W[c] + weight * (b_W[c] - a_W[c]), marks_W[c]
-        p = np.int32(p + (mark if value > edges[0] else none))
-        q = np.int32(q + (mark if value > edges[1] else none))
-        r = np.int32(r + (mark if value > edges[2] else none))
-        s = np.int32(s + (mark if value > edges[3] else none))
-        t = np.int32(t + (mark if value > edges[4] else none))
-    return p, q, r, s, t
-
-
-@compiled
+@lean
 def _stretch_whole(field: Field, desk: Desk, y: int, stop: int) -> None:
     """Low-resolution rows y..stop at every native column, unless they are there."""
     while y < stop:
         if not desk.is_stretched_h[y]:
             out_W = desk.stretched_hW[y]
-            stretch(field.logits_hw[y], field.columns, 0, out_W.size, desk.middle, out_W)
+            stretch(
+                field.logits_hw[y], field.columns, 0, blocks(0, field.columns.first.size), desk.middle, out_W
+            )
             desk.is_stretched_h[y] = True
         y += 1
 
 
-@compiled
+@lean
 def _count_pair(
     desk: Desk, weights: Float32, truth: Truth, patch: Patch, bins: Bins, packed_B: Int64
 ) -> None:
@@ -139,9 +115,11 @@ def _count_pair(
     Neighbouring columns mostly share a bin: they are summed in registers and written when it changes.
     """
     n, offset = patch.last - patch.first, patch.first & 7
-    a_W, b_W = desk.pair_2W[0, :n], desk.pair_2W[1, :n]
+    a_W, b_W = desk.pair_2W[0, offset : offset + n], desk.pair_2W[1, offset : offset + n]
     packed = truth.packed[patch.start : patch.stop, patch.first >> 3 : (patch.last + 7) >> 3]
-    true_W = column_sums(packed, desk.sums)[offset : offset + n]
+    words = desk.sums[: packed.shape[1]]
+    column_sums(packed, words)
+    true_W = words.view(np.uint8)[offset : offset + n]
     current, columns, true = np.uintp(0), 0, np.int64(0)
     low, high = bins.edges[0], bins.edges[1]
     first_weight, last_weight = weights[0], weights[-1]
@@ -171,7 +149,7 @@ def _count_pair(
     packed_B[current] += columns * weights.size + (true << 32)
 
 
-@compiled
+@lean
 def _none_leaves(
     a_W: Float32,
     b_W: Float32,

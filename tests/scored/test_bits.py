@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lungfast.geometry import pack_mask
-from lungfast.scored.bits import Patch, Truth, column_sums, rectangle
+from lungfast.scored.bits import Patch, Truth, column_sums, rectangle, word_at
 
 many = settings(max_examples=30 if os.environ.get("NUMBA_DISABLE_JIT") == "1" else 300, deadline=None)
 
@@ -32,5 +32,17 @@ def test_a_rectangle_and_its_true_pixels(data, height, width, seed) -> None:
 def test_the_true_pixels_of_every_column(height, width, seed) -> None:
     mask_HW = np.random.default_rng(seed).random((height, width)) < 0.9
     packed = pack_mask(mask_HW)
-    sums = column_sums(packed, np.empty(packed.shape[1] + 3, np.uint64))
-    assert sums[:width].tolist() == mask_HW.sum(0).tolist()
+    words = np.empty(packed.shape[1], np.uint64)
+    column_sums(packed, words)
+    assert words.view(np.uint8)[:width].tolist() == mask_HW.sum(0).tolist()
+
+
+@many
+@given(height=st.integers(1, 9), width=st.integers(1, 300), data=st.data())
+def test_64_pixels_from_any_byte_on_are_bits_of_a_word(height, width, data) -> None:
+    mask_HW = np.random.default_rng(height * width).random((height, width)) < 0.5
+    packed = pack_mask(mask_HW)
+    bits = np.concatenate([np.unpackbits(packed), np.zeros(64, np.uint8)])
+    place = 8 * data.draw(st.integers(0, packed.size - 1))
+    word = int(word_at(Truth.of(packed), place))
+    assert [word >> k & 1 for k in range(64)] == bits[place : place + 64].tolist()
