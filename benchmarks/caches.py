@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from lungfast.frozen.cache import Fingerprint
-from lungfast.frozen.cache_format import Features
 from lungfast.frozen.cache_writer import CacheWriter
 from lungfast.frozen.checkpoints import head_bytes
 from lungfast.frozen.nano import sam_head_modules
+from lungfast.frozen.stored_features import Features
 from lungfast.records import Bool, EncoderSpec, Sample, Size
 
 Rows = Iterable[tuple[Sample, Features]]

@@ -50,10 +50,10 @@ embed_options = compose(
     ),
     click.option(
         "--dtype",
-        type=click.Choice(["float16", "float32"]),
+        type=click.Choice(["float16", "float32", "int8"]),
         default="float16",
         show_default=True,
-        help="How features are stored.",
+        help="How features are stored; int8, with a scale per channel, takes half the disk.",
     ),
     click.option(
         "--precision",

@@ -11,18 +11,19 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lungfast.errors import CacheError
 from lungfast.frozen import cache_format as fmt
-from lungfast.frozen.cache_format import Completion, Features
+from lungfast.frozen.cache_format import Completion
 from lungfast.frozen.cache_objects import Objects, is_temporary, open_objects
 from lungfast.frozen.cache_zarr import read_masks
 from lungfast.frozen.fingerprint import Fingerprint
 from lungfast.frozen.mask_summary import MaskSummary
+from lungfast.frozen.stored_features import Features, StoredFeatures, read_into
 from lungfast.geometry import Frame, unpack_mask
 from lungfast.records import Bool, EncoderSpec, ImageRecord, Int64, UInt8
 
@@ -95,11 +96,12 @@ class EmbeddingCache:
 
     @property
     def feature_dtype(self) -> np.dtype[Any]:
-        return self._manifest.row_dtype
+        """As read: float16 for features stored in 8 bits."""
+        return self._manifest.feature_dtype
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row's features."""
+        """Bytes of one row's features, as read."""
         return self._manifest.row_bytes
 
     def row_of_image(self, image: int) -> int:
@@ -117,19 +119,34 @@ class EmbeddingCache:
     # --- rows --------------------------------------------------------------------------------------
 
     def features(self, rows_B: Rows) -> Features:
-        """(B, N, C) in the stored dtype, freshly allocated."""
+        """(B, N, C) of :attr:`feature_dtype`, freshly allocated."""
         out_BNC = np.empty((len(rows_B), self.spec.n_tokens, self.spec.channels), self.feature_dtype)
         self.features_into(rows_B, out_BNC)
         return out_BNC
 
     def features_into(self, rows_B: Rows, out_BNC: npt.NDArray[Any]) -> None:
-        """As :meth:`features`, into a C-contiguous array of the stored dtype."""
+        """As :meth:`features`, into a C-contiguous array of that dtype."""
         shape = (len(rows_B), self.spec.n_tokens, self.spec.channels)
         if out_BNC.shape != shape or out_BNC.dtype != self.feature_dtype or not out_BNC.flags.c_contiguous:
             raise ValueError(
                 f"features_into needs a C-contiguous {self.feature_dtype} array of shape {shape}"
             )
-        self._read("features", rows_B, out_BNC.reshape(len(rows_B), shape[1] * shape[2]).view(np.uint8))
+        if self._manifest.has_scales:
+            read_into(self.stored_features(rows_B), out_BNC)
+        else:
+            self._read("features", rows_B, out_BNC.reshape(len(rows_B), shape[1] * shape[2]).view(np.uint8))
+
+    def stored_features(self, rows_B: Rows) -> StoredFeatures:
+        """The same as they lie on the disk."""
+        n, spec, manifest = len(rows_B), self.spec, self._manifest
+        values_BX = np.empty((n, spec.n_tokens * spec.channels), manifest.row_dtype)
+        self._read("features", rows_B, values_BX.view(np.uint8))
+        values_BNC = values_BX.reshape(n, spec.n_tokens, spec.channels)
+        if not manifest.has_scales:
+            return StoredFeatures(values_BNC)
+        scales_BC = np.empty((n, spec.channels), "<f4")
+        self._read("scales", rows_B, scales_BC.view(np.uint8))
+        return StoredFeatures(values_BNC, scales_BC)
 
     def targets(self, rows_B: Rows) -> Bool:
         """(B, h, w): the low-resolution training targets, False on padding."""
@@ -140,7 +157,7 @@ class EmbeddingCache:
         packed_BhX = packed_BX.reshape(len(rows_B), height, packed)
         return np.unpackbits(packed_BhX, axis=-1, count=width).view(np.bool_)
 
-    def _read(self, array: Literal["features", "targets", "previews"], rows_B: Rows, out_BX: UInt8) -> None:
+    def _read(self, array: fmt.RowArray, rows_B: Rows, out_BX: UInt8) -> None:
         rows = np.asarray(rows_B, np.int64)
         self._check_rows(rows)
         self._objects.read_into([fmt.row_key(array, row) for row in rows.tolist()], out_BX)

@@ -2,6 +2,7 @@
 
     zarr.json            root group; attributes hold the Manifest (written first: it marks the folder as ours)
     features/c.R.0.0.0   row R: (Eh, Ew, C), little-endian, uncompressed: the file *is* the array
+    scales/c.R.0         row R: (C,) float32, the size of a step of its features (in 8 bits alone)
     targets/c.R.0.0      row R: (h, ceil(w/8)) bits packed as numpy.packbits, uncompressed
     previews/c.R.0.0     row R: (S, S) grey at the encoder's input geometry (absent without pixels)
     masks/R/             a Zarr array (structures, H, ceil(W/8)) of packed bits, compressed
@@ -27,16 +28,19 @@ import numpy as np
 
 from lungfast.errors import CacheError
 from lungfast.frozen.fingerprint import Fingerprint, tuples
-from lungfast.records import EncoderSpec, Float16, Float32, ImageRecord, Size, UInt8
+from lungfast.frozen.stored_features import INT8, handed_out
+from lungfast.records import EncoderSpec, ImageRecord, Size, UInt8
 
 T = TypeVar("T")
 
 ROOT, COMPLETE = "zarr.json", "complete.json"
 PREVIEW_SIZE = 512
-_ROW_OF_KEY = re.compile(r"(?:(?:features|targets|previews)/c\.|masks/|summaries/)(\d+)[./]")
-_OURS = re.compile(r"zarr\.json|complete\.json|(features|targets|previews|masks|summaries|marks|blobs)/.*")
-
-Features = Float16 | Float32
+RowArray = Literal["features", "scales", "targets", "previews"]
+_AXES: Mapping[RowArray, int] = {"features": 3, "scales": 1, "targets": 2, "previews": 2}
+_ROW_OF_KEY = re.compile(r"(?:(?:features|scales|targets|previews)/c\.|masks/|summaries/)(\d+)[./]")
+_OURS = re.compile(
+    r"zarr\.json|complete\.json|(features|scales|targets|previews|masks|summaries|marks|blobs)/.*"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +97,22 @@ class Manifest:
 
     @property
     def row_dtype(self) -> np.dtype[Any]:
+        """As stored."""
         return np.dtype(self.fingerprint.dtype).newbyteorder("<")
 
     @property
+    def feature_dtype(self) -> np.dtype[Any]:
+        """As read."""
+        return handed_out(self.fingerprint.dtype)
+
+    @property
+    def has_scales(self) -> bool:
+        return self.fingerprint.dtype == INT8
+
+    @property
     def row_bytes(self) -> int:
-        return int(np.prod(self.row_shape)) * self.row_dtype.itemsize
+        """Of a row as read."""
+        return int(np.prod(self.row_shape)) * self.feature_dtype.itemsize
 
     @property
     def target_shape(self) -> Size:
@@ -210,8 +225,8 @@ def _read(read: Callable[[Any], T], content: Any, where: str) -> T:
         raise CacheError(f"{where} is damaged", found=f"{type(error).__name__} {error}") from None
 
 
-def row_key(array: Literal["features", "targets", "previews"], row: int) -> str:
-    return f"{array}/c.{row}.0.0.0" if array == "features" else f"{array}/c.{row}.0.0"
+def row_key(array: RowArray, row: int) -> str:
+    return f"{array}/c.{row}" + ".0" * _AXES[array]
 
 
 def summary_key(row: int) -> str:

@@ -1,7 +1,7 @@
 """A cache as one portable HDF5 file, and back, byte for byte.
 
 Comes in: a complete cache, or a file that :func:`export_hdf5` wrote. Goes out: the other. The arrays are
-plain datasets with one chunk a row and a checksum each (``features``, ``targets``, ``previews``,
+plain datasets with one chunk a row and a checksum each (``features``, ``scales``, ``targets``, ``previews``,
 ``masks/R``), then ``summaries/R`` and ``blobs/NAME``; ``complete.json`` holds every string and setting.
 Both directions are whole or absent.
 """
@@ -27,6 +27,7 @@ from lungfast.frozen.cache_prepared import PreparedRow, PreparedView
 from lungfast.frozen.cache_writer import CacheWriter
 from lungfast.frozen.fingerprint import FORMAT
 from lungfast.frozen.mask_summary import MaskSummary
+from lungfast.frozen.stored_features import StoredFeatures
 from lungfast.geometry import pack_mask
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def _write(file: h5py.File, cache: EmbeddingCache, progress: Progress | None) ->
         "features": (manifest.row_shape, manifest.row_dtype),
         "targets": (manifest.target_shape, np.dtype(np.uint8)),
     }
+    if manifest.has_scales:
+        arrays["scales"] = ((manifest.spec.channels,), np.dtype(np.float32))
     if manifest.pixels:
         arrays["previews"] = ((manifest.preview_size,) * 2, np.dtype(np.uint8))
     for name, (shape, dtype) in arrays.items():
@@ -72,7 +75,10 @@ def _write(file: h5py.File, cache: EmbeddingCache, progress: Progress | None) ->
         file[f"blobs/{name}"] = np.frombuffer(cache.blob(name), np.uint8)
     for image, mark in enumerate(cache.completion.marks):
         for row in mark.image.rows:
-            file["features"][row] = cache.features([row])[0].reshape(manifest.row_shape)
+            stored = cache.stored_features([row])
+            file["features"][row] = stored.values_VNC.reshape(manifest.row_shape)
+            if stored.scales_VC is not None:
+                file["scales"][row] = stored.scales_VC[0]
             file["targets"][row] = pack_mask(cache.targets([row])[0])
             file[f"summaries/{row}"] = np.frombuffer(cache.summary_of_row(row).to_bytes(), np.uint8)
         row = mark.row
@@ -137,7 +143,11 @@ def _read_row(file: h5py.File, mark: Mark, writer: CacheWriter) -> None:
         preview_SS=file["previews"][row] if "previews" in file else None,
         packed=dict(zip(mark.image.structures, packed_SHX, strict=True)),
     )
-    writer.put(prepared, file["features"][rows])
+    values = file["features"][rows]
+    stored = StoredFeatures(
+        values.reshape(len(rows), -1, values.shape[-1]), file["scales"][rows] if "scales" in file else None
+    )
+    writer.put_stored(prepared, stored)
 
 
 @contextmanager

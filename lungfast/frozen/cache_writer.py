@@ -15,11 +15,12 @@ import numpy as np
 
 from lungfast.errors import CacheError
 from lungfast.frozen import cache_format as fmt
-from lungfast.frozen.cache_format import Completion, Features, Manifest, Mark
+from lungfast.frozen.cache_format import Completion, Manifest, Mark
 from lungfast.frozen.cache_objects import Objects, is_temporary, open_objects
 from lungfast.frozen.cache_prepared import PreparedRow, prepare_image
 from lungfast.frozen.cache_zarr import skeleton
 from lungfast.frozen.fingerprint import Fingerprint
+from lungfast.frozen.stored_features import Features, StoredFeatures, store
 from lungfast.records import EncoderSpec, Sample, UInt8, View
 
 
@@ -147,12 +148,17 @@ class CacheWriter:
         ``features_VNC`` are the encoder's tokens of its views, row-major over (Eh, Ew), stored in the
         fingerprint's dtype; values that are not finite there raise CacheError.
         """
-        stored = self._stored(prepared.image.id, features_VNC)
+        self.put_stored(prepared, self._stored(prepared.image.id, features_VNC))
+
+    def put_stored(self, prepared: PreparedRow, stored: StoredFeatures) -> None:
+        """As :meth:`put`, of features that lie in the fingerprint's dtype already (for import)."""
         mark = Mark(image=prepared.image, mask_sha256=prepared.mask_sha256)
         self._refuse_collision(mark)
         put, manifest = self._objects.put, self._manifest
-        for row, view, view_features in zip(prepared.image.rows, prepared.views, stored, strict=True):
-            put(fmt.row_key("features", row), view_features.tobytes())
+        for v, (row, view) in enumerate(zip(prepared.image.rows, prepared.views, strict=True)):
+            put(fmt.row_key("features", row), stored.values_VNC[v].tobytes())
+            if stored.scales_VC is not None:
+                put(fmt.row_key("scales", row), stored.scales_VC[v].tobytes())
             put(fmt.row_key("targets", row), _checked_bytes(view.target_hX, manifest.target_shape, "target"))
             put(fmt.summary_key(row), view.summary.to_bytes())
         if manifest.pixels and prepared.preview_SS is not None:
@@ -163,26 +169,26 @@ class CacheWriter:
         put(fmt.mark_key(mark.row), fmt.to_json(mark.as_dict()))
         self._remember(mark)
 
-    def _stored(self, sample_id: str, features_VNC: Features) -> Features:
-        shape = (self._manifest.n_views, *self._manifest.row_shape)
+    def _stored(self, sample_id: str, features_VNC: Features) -> StoredFeatures:
+        spec, dtype = self._manifest.spec, self._manifest.fingerprint.dtype
+        shape = (self._manifest.n_views, spec.n_tokens, spec.channels)
         if np.size(features_VNC) != np.prod(shape):
             raise CacheError(
                 f"the features of {sample_id} have another shape",
                 found=str(np.shape(features_VNC)),
                 expected=str(shape),
             )
-        with np.errstate(over="ignore"):  # an overflow is found below, and named
-            stored_VNC = np.asarray(features_VNC).astype(self._manifest.row_dtype)
-        if not np.isfinite(stored_VNC).all():
+        stored = store(features_VNC.reshape(shape), dtype)
+        if not stored.is_finite:
             fits = bool(np.isfinite(features_VNC).all())
             raise CacheError(
-                f"the features of {sample_id} are not finite in {self._manifest.fingerprint.dtype}",
+                f"the features of {sample_id} are not finite in {dtype}",
                 found=f"up to {np.abs(features_VNC).max():.4g}"
                 if fits
                 else "NaN or infinity from the encoder",
                 fix="use --dtype float32" if fits else "check the weights and --precision",
             )
-        return np.asarray(stored_VNC.reshape(shape))
+        return stored
 
     def _refuse_collision(self, mark: Mark) -> None:
         if self.complete:

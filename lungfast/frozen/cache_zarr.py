@@ -30,6 +30,8 @@ def skeleton(manifest: Manifest) -> dict[str, bytes]:
     def build(group: zarr.Group) -> None:
         group.attrs["lungfast"] = manifest.as_dict()
         _rows(group, "features", (n_rows, *manifest.row_shape), manifest.row_dtype, ("row", "Eh", "Ew", "C"))
+        if manifest.has_scales:
+            _rows(group, "scales", (n_rows, manifest.spec.channels), np.dtype("<f4"), ("row", "C"))
         _rows(group, "targets", (n_rows, height, packed_width), np.dtype("u1"), ("row", "h", "w_bits"))
         if manifest.pixels:
             side = manifest.preview_size

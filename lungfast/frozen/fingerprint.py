@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from lungfast.errors import CacheError, UsageError
+from lungfast.frozen.stored_features import DTYPES
 from lungfast.records import EncoderSpec, ResizeRule
 
 FORMAT = 2
@@ -23,7 +24,7 @@ class Fingerprint:
     pixel_mean: tuple[float, float, float]
     pixel_std: tuple[float, float, float]
     dtype: str
-    """As stored: ``float16`` or ``float32``."""
+    """As stored: ``float16``, ``float32`` or ``int8`` (stored_features.py)."""
     compute_dtype: str
     device_class: str
     """``cpu`` or ``cuda``."""
@@ -37,8 +38,8 @@ class Fingerprint:
     data_sha256: str | None = None
 
     def __post_init__(self) -> None:
-        if self.dtype not in {"float16", "float32"}:
-            raise UsageError("--dtype is unknown", found=self.dtype, expected="float16 or float32")
+        if self.dtype not in DTYPES:
+            raise UsageError("--dtype is unknown", found=self.dtype, expected=", ".join(DTYPES))
 
     @classmethod
     def of(cls, spec: EncoderSpec, *, dtype: str, compute_dtype: str, device_class: str) -> Fingerprint:

@@ -25,6 +25,7 @@ from lungfast.frozen.encoders import Encoder, load_encoder
 from lungfast.frozen.mask_summary import MaskSummary
 from lungfast.frozen.prompt_encoder import FrozenPromptEncoder
 from lungfast.frozen.prompts import CachePrompts, PromptConfig, PromptImages
+from lungfast.frozen.stored_features import Features, as_read
 from lungfast.geometry import Frame
 from lungfast.records import Float32, Float64, UInt8
 from lungfast.scored.quality import logit_of
@@ -43,7 +44,7 @@ class Ensemble:
     ) -> None:
         spec = encoder.spec
         self.models, self.encoder, self.prompt = tuple(models), encoder, prompt
-        self._dtype = np.dtype(feature_dtype)
+        self._dtype = feature_dtype
         self._prompt_encoder = FrozenPromptEncoder(
             read_head(encoder.head).prompt_encoder, grid=spec.grid, input_size=spec.input_size
         )
@@ -76,7 +77,7 @@ class Ensemble:
         ``boxes``: normalised (lungs, 4) of every image, for a prompt that takes them from the user.
         """
         try:
-            features_BNC = self.encoder.encode(images).astype(self._dtype)
+            features_BNC = as_read(self.encoder.encode(images), self._dtype)
             with torch.inference_mode():
                 logits_KBhw = self._decode(features_BNC, images, boxes, members)
         except torch.OutOfMemoryError as error:
@@ -87,7 +88,7 @@ class Ensemble:
 
     def _decode(
         self,
-        features_BNC: Float32,
+        features_BNC: Features,
         images: Sequence[UInt8],
         boxes: Sequence[Float64] | None,
         members: Sequence[int] | None,

@@ -211,7 +211,7 @@ class _Study:
             self.note(f"perturbed images were not tried: that takes {lacking}")
         if encoder is None or not has_pixels or not self._config.perturbed:
             return []
-        dtype = self._workspace.cache.feature_dtype.name
+        dtype = self._workspace.cache.fingerprint.dtype
         ensemble = Ensemble(self.models, encoder, feature_dtype=dtype, prompt=self.models[0].prompt)
         films = self._some_films()
         self._listener.phase("perturbed images", len(films) * len(PERTURBATIONS))

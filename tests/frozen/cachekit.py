@@ -86,8 +86,11 @@ def make_with_views(url: str, indices: Iterable[int] = (0, 1, 3), n_images: int 
     return url
 
 
-def opened(url: str, n_images: int = 3, *, overwrite: bool = False) -> AbstractContextManager[CacheWriter]:
-    return CacheWriter.open(url, spec=SPEC, fingerprint=FINGERPRINT, n_images=n_images, overwrite=overwrite)
+def opened(
+    url: str, n_images: int = 3, *, overwrite: bool = False, dtype: str = "float16"
+) -> AbstractContextManager[CacheWriter]:
+    fingerprint = replace(FINGERPRINT, dtype=dtype)
+    return CacheWriter.open(url, spec=SPEC, fingerprint=fingerprint, n_images=n_images, overwrite=overwrite)
 
 
 def fill(writer: CacheWriter, indices: Iterable[int]) -> None:
@@ -99,9 +102,9 @@ def fill(writer: CacheWriter, indices: Iterable[int]) -> None:
     writer.finish()
 
 
-def make(url: str, indices: Iterable[int] = (0, 1, 3), n_images: int = 5) -> str:
+def make(url: str, indices: Iterable[int] = (0, 1, 3), n_images: int = 5, *, dtype: str = "float16") -> str:
     """A complete cache; rows 2 and 4 are holes unless told otherwise."""
-    with opened(url, n_images) as writer:
+    with opened(url, n_images, dtype=dtype) as writer:
         fill(writer, indices)
     return url
 
