@@ -27,8 +27,8 @@ def lean(function: _Function) -> _Function:
 
 
 def contracted(function: _Function) -> _Function:
-    """The same where a product and a sum may round once: for approximations, never for counts."""
-    return _compiled(function, fastmath={"contract"})
+    """:func:`lean` where a product and a sum may round once: for approximations, never for counts."""
+    return _compiled(function, fastmath={"contract"}, _nrt=False)
 
 
 def _compiled(function: _Function, **options: Any) -> _Function:

@@ -10,7 +10,7 @@ goes as its 16 bits, and everything between is float32.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,13 +35,23 @@ _C6, _C5, _C4, _C3, _C2, _C1 = (
 _ONE = np.float32(1.0)
 
 
+class Desk(NamedTuple):
+    """What positions add, by query, and arrays used again for every query."""
+
+    rows_Qh: Float32
+    columns_Qw: Float32
+    powers_N: Int32
+    tops_w: Float32
+
+
 def weigh(logits_QN: npt.NDArray[Any], scale: float, rows_Qh: Float32, columns_Qw: Float32) -> Float32:
     """Sums (Q,); ``logits_QN`` is float32, or uint16 that holds bfloat16, and is overwritten.
 
     N = h * w; the logit of a key at (y, x) is ``scale * product + rows_Qh[q, y] + columns_Qw[q, x]``.
     """
     sums_Q = np.empty(len(logits_QN), np.float32)
-    given = np.float32(scale), rows_Qh, columns_Qw
+    powers_N, tops_w = np.empty(logits_QN.shape[1], np.int32), np.empty(columns_Qw.shape[1], np.float32)
+    given = np.float32(scale), Desk(rows_Qh, columns_Qw, powers_N, tops_w)
     if logits_QN.dtype == np.uint16:
         buffer_N = np.empty(logits_QN.shape[1], np.float32)
         _weigh_bf16(logits_QN, buffer_N, buffer_N.view(np.int32), *given, sums_Q)
@@ -51,19 +61,10 @@ def weigh(logits_QN: npt.NDArray[Any], scale: float, rows_Qh: Float32, columns_Q
 
 
 @contracted
-def _weigh_fp32(
-    logits_QN: Float32,
-    bits_QN: Int32,
-    scale: np.float32,
-    rows_Qh: Float32,
-    columns_Qw: Float32,
-    sums_Q: Float32,
-) -> None:
-    powers_N = np.empty(logits_QN.shape[1], np.int32)
-    tops_w = np.empty(columns_Qw.shape[1], np.float32)
+def _weigh_fp32(logits_QN: Float32, bits_QN: Int32, scale: np.float32, desk: Desk, sums_Q: Float32) -> None:
     for q in range(logits_QN.shape[0]):
-        _exp_row(logits_QN[q], bits_QN[q], scale, rows_Qh[q], columns_Qw[q], powers_N, tops_w)
-        sums_Q[q] = _total(logits_QN[q], tops_w)
+        _exp_row(logits_QN[q], bits_QN[q], scale, desk, q)
+        sums_Q[q] = _total(logits_QN[q], desk.tops_w)
 
 
 @contracted
@@ -72,16 +73,13 @@ def _weigh_bf16(
     row_N: Float32,
     bits_N: Int32,
     scale: np.float32,
-    rows_Qh: Float32,
-    columns_Qw: Float32,
+    desk: Desk,
     sums_Q: Float32,
 ) -> None:
-    powers_N = np.empty(row_N.size, np.int32)
-    tops_w = np.empty(columns_Qw.shape[1], np.float32)
     for q in range(logits_QN.shape[0]):
         _widen(logits_QN[q], bits_N)
-        _exp_row(row_N, bits_N, scale, rows_Qh[q], columns_Qw[q], powers_N, tops_w)
-        sums_Q[q] = _total(row_N, tops_w)
+        _exp_row(row_N, bits_N, scale, desk, q)
+        sums_Q[q] = _total(row_N, desk.tops_w)
         _narrow(bits_N, logits_QN[q])
 
 
@@ -99,21 +97,17 @@ def _narrow(bits_N: Int32, half_N: UInt16) -> None:
 
 
 @contracted
-def _exp_row(
-    row_N: Float32,
-    bits_N: Int32,
-    scale: np.float32,
-    rows_h: Float32,
-    columns_w: Float32,
-    powers_N: Int32,
-    tops_w: Float32,
-) -> None:
+def _exp_row(row_N: Float32, bits_N: Int32, scale: np.float32, desk: Desk, q: int) -> None:
     """``bits_N`` is ``row_N`` as integers: whole powers of two are added to its exponents."""
+    rows_h, columns_w, powers_N, tops_w = desk.rows_Qh[q], desk.columns_Qw[q], desk.powers_N, desk.tops_w
     width = columns_w.size
     tops_w[:] = np.float32(-np.inf)
     for y in range(rows_h.size):
         _add(row_N[y * width : (y + 1) * width], scale, rows_h[y], columns_w, tops_w)
-    _powers(row_N, _LOG2_E * np.max(tops_w), powers_N)
+    top = tops_w[0]
+    for x in range(1, width):
+        top = max(top, tops_w[x])
+    _powers(row_N, _LOG2_E * top, powers_N)
     for i in range(bits_N.size):
         bits_N[i] += powers_N[i]
 
@@ -147,4 +141,7 @@ def _total(row_N: Float32, lanes_w: Float32) -> np.float32:
         part_w = row_N[y * width : (y + 1) * width]
         for x in range(width):
             lanes_w[x] += part_w[x]
-    return np.sum(lanes_w)
+    total = np.float32(0)
+    for x in range(width):
+        total += lanes_w[x]
+    return total

@@ -21,11 +21,15 @@ from lungfast.studies.workspace import Workspace
 from lungfast.trained.trainer import Trainer
 
 PROBE_DECODERS, PROBE_EPOCHS = 4, 3
-SCORED_SHARE = 0.6
+SCORED_SHARE = 0.8
 """Predicting and counting an image takes about this share of a training step on it."""
+VALIDATED_SHARE = 0.6
+"""The loss on a validation image, always in fp32, takes this share."""
+STARTED_SHARE = 500.0
+"""Opening, saving and writing a study takes as long as so many training steps."""
 ENCODED_SHARE = 7.0
 """Encoding an image with nano takes as long as so many training steps."""
-UNET_SHARE = 1.3
+UNET_SHARE = 3.0
 """A U-Net of 256 px takes this many decoder steps of 32x32 tokens an image, on 2 cores."""
 
 

@@ -19,7 +19,13 @@ from lungfast.studies.baseline import BaselineConfig, baseline
 from lungfast.studies.curve import CurveConfig, learning_curves
 from lungfast.studies.cv import CvConfig, cross_validate
 from lungfast.studies.ensemble import available_encoder
-from lungfast.studies.estimate import ENCODED_SHARE, SCORED_SHARE, UNET_SHARE
+from lungfast.studies.estimate import (
+    ENCODED_SHARE,
+    SCORED_SHARE,
+    STARTED_SHARE,
+    UNET_SHARE,
+    VALIDATED_SHARE,
+)
 from lungfast.studies.examples import NOTES, write_examples
 from lungfast.studies.fitting import Listener
 from lungfast.studies.grid import GridConfig, grid
@@ -28,7 +34,7 @@ from lungfast.studies.judged import QUALITY
 from lungfast.studies.models import FinishedRun
 from lungfast.studies.quality import QualityConfig, measure_quality, write_quality
 from lungfast.studies.recipe_cv import recipe_cv
-from lungfast.studies.recipes import BEST, Recipe
+from lungfast.studies.recipes import BEST, VALIDATIONS, Recipe
 from lungfast.studies.rescoring import identity
 from lungfast.studies.session import Request, ScoreSettings, run_scoring, run_study
 from lungfast.studies.transfer import Site, config_of, transfer
@@ -93,36 +99,45 @@ class Steps:
 
     def _of_set(self, name: str) -> list[Step]:
         recipe, images = self._recipe, len(self._workspaces[name].cache.images)
-        n_train = images * (recipe.folds - 2) / recipe.folds
-        trained = recipe.epochs[name] * n_train
+        n_train, n_val = images * (recipe.folds - 2) / recipe.folds, images / recipe.folds
+
+        def trained(epochs: int) -> float:
+            return epochs * n_train + min(epochs, VALIDATIONS) * n_val * VALIDATED_SHARE
+
         rows = len(recipe.prompts) + len(recipe.losses) - 1
         decoders = rows * recipe.folds * len(recipe.seeds)
         scored = images * SCORED_SHARE
         steps = [
-            self._step("grid", name, len(recipe.lrs) * len(recipe.wds) * n_train * recipe.grid_epochs(name)),
-            self._step("baseline", name, len(recipe.prompts) * scored * (3 if recipe.multimask else 1)),
-            self._step("cv", name, decoders * trained + 2 * rows * scored),
+            self._step("grid", name, len(recipe.lrs) * len(recipe.wds) * trained(recipe.grid_epochs(name))),
+            self._step("baseline", name, len(recipe.prompts) * scored * (3 if recipe.multimask else 2)),
+            self._step("cv", name, decoders * trained(recipe.epochs[name]) + 2 * rows * scored),
             self._step("jitter", name, 4 * len(recipe.jitter_px) * scored),
             self._step("unet", name, recipe.folds * recipe.unet_of(name).epochs * n_train * UNET_SHARE),
         ]
         if recipe.best:
             epochs = self._best_epochs(name) or BEST.epochs(int(n_train))
-            seen = recipe.folds * BEST.seeds * epochs * n_train
+            seen = recipe.folds * BEST.seeds * trained(epochs)
             steps.insert(3, self._step(BEST.name, name, seen + 2 * scored))
         long = recipe.curve_epochs(name)
         if long is not None:
-            steps.insert(3, self._step("train", name, len(recipe.curve_prompts) * long * n_train * 1.3))
+            steps.insert(3, self._step("train", name, len(recipe.curve_prompts) * trained(long) * 1.3))
         done = self._run_of(name, "cv") / NOTES
         steps.append(Step(study="examples", set=name, done=done, pairs=10, act=partial(self._examples, name)))
         return steps
 
     def _step(self, study: str, name: str | None, pairs: float) -> Step:
         act = self._transfer if name is None else partial(getattr(self, f"_{study}"), name)
-        return Step(study=study, set=name, done=self._run_of(name, study) / ANSWER, pairs=pairs, act=act)
+        return Step(
+            study=study,
+            set=name,
+            done=self._run_of(name, study) / ANSWER,
+            pairs=pairs + STARTED_SHARE,
+            act=act,
+        )
 
     def _quality_step(self, name: str) -> Step:
         scored = 2 * len(self._workspaces[name].cache.images) * SCORED_SHARE
-        pairs = scored + len(PERTURBATIONS) * self._recipe.perturbed * ENCODED_SHARE
+        pairs = STARTED_SHARE + scored + len(PERTURBATIONS) * self._recipe.perturbed * ENCODED_SHARE
         done = self._run_of(name, "cv") / QUALITY
         return Step(study="quality", set=name, done=done, pairs=pairs, act=partial(self._quality, name))
 

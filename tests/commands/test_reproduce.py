@@ -35,7 +35,7 @@ def done(*args: object) -> Result:
 @pytest.fixture(scope="module")
 def caches(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("sets")
-    done("phantom", "-o", folder / "ph", "--montgomery", 10, "--shenzhen", 10, "--size", 128)
+    done("phantom", "-o", folder / "ph", "--montgomery", 6, "--shenzhen", 6, "--size", 128)
     done("embed", "montgomery", folder / "ph", "-o", folder / "m.zarr")
     done("embed", "shenzhen", folder / "ph", "-o", folder / "s.zarr")
     return ["--montgomery", str(folder / "m.zarr"), "--shenzhen", str(folder / "s.zarr")]
@@ -78,10 +78,10 @@ def test_every_table_claim_and_file_is_there(whole: tuple[Path, Result]) -> None
 
 
 def small_recipe(*args: Any, **more: Any) -> Recipe:
-    """Two prompts, four settings, a U-Net of one epoch: enough of a recipe to be stopped."""
+    """Two prompts, two settings, three folds, a U-Net of one epoch: enough of a recipe to be stopped."""
     recipe = paper_recipe(*args, **more)
     few = dict.fromkeys(recipe.epochs, 1)
-    return replace(recipe, prompts=recipe.prompts[:2], lrs=(1e-4, 1e-3), wds=(0.0,), unet_epochs=few)
+    return replace(recipe, prompts=recipe.prompts[:2], folds=3, lrs=(1e-4, 1e-3), wds=(0.0,), unet_epochs=few)
 
 
 def test_a_stopped_reproduction_goes_on_to_the_same_results(
