@@ -88,9 +88,9 @@ def measure(url: str, repeats: int) -> tuple[list[dict[str, Any]], list[Target]]
     return table, [*targets, Target("cache-read-from-disk", share)]
 
 
-def measure_batches(url: str, n_batches: int, repeats: int) -> list[dict[str, Any]]:
-    """Random batches of rows from the page cache: what a training asks for."""
-    cache = EmbeddingCache.open(url)
+def measure_batches(url: str, url_8: str, n_batches: int, repeats: int) -> list[dict[str, Any]]:
+    """Random batches of rows from the page cache: what a training asks for; rates of what is handed out."""
+    cache, cache_8 = EmbeddingCache.open(url), EmbeddingCache.open(url_8)
     rng = np.random.default_rng(1)
     batches = [rng.choice(cache.n_rows, BATCH, replace=False) for _ in range(n_batches)]
     array: Any = zarr.open_group(url, mode="r")["features"]
@@ -106,6 +106,7 @@ def measure_batches(url: str, n_batches: int, repeats: int) -> list[dict[str, An
         "numpy.fromfile, fresh arrays": fromfile,
         "EmbeddingCache.features, a fresh array": cache.features,
         "EmbeddingCache.features_into, an array used again": lambda rows: cache.features_into(rows, out_BNC),
+        "the same from 8 bits": lambda rows: cache_8.features_into(rows % cache_8.n_rows, out_BNC),
         "zarr-python, array.oindex[rows]": lambda rows: array.oindex[rows],
     }
     seconds = time_interleaved(
@@ -135,9 +136,12 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     spec = sam_spec(grid)
     with tempfile.TemporaryDirectory() as folder:
         url = f"{folder}/bench.zarr"
-        write_cache(url, noise_rows(spec, [SMALL] * n_rows), n_rows, spec=spec, head=random_head(spec))
+        url_8, n_8 = f"{folder}/bench8.zarr", min(n_rows, 8 * BATCH)
+        head = random_head(spec)
+        write_cache(url, noise_rows(spec, [SMALL] * n_rows), n_rows, spec=spec, head=head)
+        write_cache(url_8, noise_rows(spec, [SMALL] * n_8), n_8, spec=spec, head=head, dtype="int8")
         whole, targets = measure(url, repeats)
-        batches = measure_batches(url, 2 if options.quick else 16, repeats)
+        batches = measure_batches(url, url_8, 2 if options.quick else 16, repeats)
     compared = layouts.measure(n_layout, max(2, repeats - 2), quick=options.quick)
     content = {
         "title": "Reading the cache",

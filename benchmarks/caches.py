@@ -31,10 +31,11 @@ def write_cache(
     *,
     spec: EncoderSpec,
     head: bytes,
+    dtype: str = "float16",
     after: Callable[[int], None] = lambda _: None,
 ) -> None:
     """``after`` is called with each row's number once it is committed."""
-    fingerprint = Fingerprint.of(spec, dtype="float16", compute_dtype="float32", device_class="cpu")
+    fingerprint = Fingerprint.of(spec, dtype=dtype, compute_dtype="float32", device_class="cpu")
     with CacheWriter.open(url, spec=spec, fingerprint=fingerprint, n_images=n_rows, pixels=False) as writer:
         writer.put_blob("head.safetensors", head)
         for row, (sample, features_NC) in enumerate(rows):
