@@ -1,8 +1,9 @@
 """The frozen encoder's work, read back: features, targets, masks, previews of a complete cache.
 
 Comes in: a path or URL that :class:`lungfast.frozen.cache_writer.CacheWriter` filled. Goes out: arrays. Only
-a complete cache opens. A local feature chunk is read straight into the caller's array, without zarr-python
-(whose single rows came at 1-6 % of numpy.fromfile's rate); every method may be called from several threads.
+a complete cache opens. A local feature chunk is read straight into the caller's array (8 bits by way of
+another), without zarr-python, whose single rows came at 1-6 % of numpy.fromfile's rate; every method may be
+called from several threads.
 """
 
 from __future__ import annotations
@@ -103,6 +104,11 @@ class EmbeddingCache:
     def row_bytes(self) -> int:
         """Bytes of one row's features, as read."""
         return self._manifest.row_bytes
+
+    @property
+    def read_bytes(self) -> int:
+        """What reading a row takes beside :attr:`row_bytes`: nothing, or its 8 bits."""
+        return self._manifest.row_bytes // 2 if self._manifest.has_scales else 0
 
     def row_of_image(self, image: int) -> int:
         """The row of an image's unaltered view."""

@@ -145,7 +145,8 @@ def _read_row(file: h5py.File, mark: Mark, writer: CacheWriter) -> None:
     )
     values = file["features"][rows]
     stored = StoredFeatures(
-        values.reshape(len(rows), -1, values.shape[-1]), file["scales"][rows] if "scales" in file else None
+        values.reshape(len(rows), -1, values.shape[-1]),
+        file["scales"][rows] if "scales" in file else None,
     )
     writer.put_stored(prepared, stored)
 

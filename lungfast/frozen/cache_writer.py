@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -151,7 +152,11 @@ class CacheWriter:
         self.put_stored(prepared, self._stored(prepared.image.id, features_VNC))
 
     def put_stored(self, prepared: PreparedRow, stored: StoredFeatures) -> None:
-        """As :meth:`put`, of features that lie in the fingerprint's dtype already (for import)."""
+        """As :meth:`put`, of features that lie in the fingerprint's dtype already (for import).
+
+        CacheError where their shapes or dtype are not this cache's, or they are not finite.
+        """
+        self._check_stored(prepared.image.id, stored)
         mark = Mark(image=prepared.image, mask_sha256=prepared.mask_sha256)
         self._refuse_collision(mark)
         put, manifest = self._objects.put, self._manifest
@@ -190,6 +195,22 @@ class CacheWriter:
             )
         return stored
 
+    def _check_stored(self, sample_id: str, stored: StoredFeatures) -> None:
+        manifest, spec, scales_VC = self._manifest, self._manifest.spec, stored.scales_VC
+        found = (
+            stored.values_VNC.dtype,
+            stored.values_VNC.shape,
+            None if scales_VC is None else scales_VC.shape,
+        )
+        shape = (manifest.n_views, spec.n_tokens, spec.channels)
+        expected = (manifest.row_dtype, shape, (shape[0], shape[2]) if manifest.has_scales else None)
+        if found != expected or not stored.is_finite:
+            raise CacheError(
+                f"the stored features of {sample_id} are not this cache's",
+                found="numbers that are not finite" if found == expected else _in_words(*found),
+                expected=_in_words(*expected),
+            )
+
     def _refuse_collision(self, mark: Mark) -> None:
         if self.complete:
             raise CacheError(f"{self._objects.url} is complete", fix="choose another -o, or --overwrite")
@@ -221,6 +242,10 @@ class CacheWriter:
         completion = Completion.of(self._manifest, self._marks.values(), blobs)
         self._objects.put(fmt.COMPLETE, fmt.to_json(completion.as_dict()))
         self._completion = completion
+
+
+def _in_words(dtype: np.dtype[Any], shape: tuple[int, ...], scales: tuple[int, ...] | None) -> str:
+    return f"{dtype} {shape}" + (f" with scales {scales}" if scales else "")
 
 
 def _checked_bytes(array: UInt8, shape: tuple[int, ...], name: str) -> bytes:

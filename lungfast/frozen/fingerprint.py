@@ -39,7 +39,7 @@ class Fingerprint:
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise UsageError("--dtype is unknown", found=self.dtype, expected=", ".join(DTYPES))
+            raise UsageError("--dtype is unknown", found=self.dtype, expected=" or ".join(DTYPES))
 
     @classmethod
     def of(cls, spec: EncoderSpec, *, dtype: str, compute_dtype: str, device_class: str) -> Fingerprint:

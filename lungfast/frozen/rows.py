@@ -55,9 +55,9 @@ def resident_bytes(cache: EmbeddingCache, *, views: int = 1) -> int:
 
 
 def _batch_row_bytes(cache: EmbeddingCache) -> int:
-    """One row of a batch: features, target, valid, and what unpacking the target takes meanwhile."""
+    """One row of a batch: features, target, valid, and what reading the first two takes meanwhile."""
     height, width = cache.spec.low_size
-    return cache.row_bytes + 3 * height * width
+    return cache.row_bytes + cache.read_bytes + 3 * height * width
 
 
 def _mapped(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
@@ -92,7 +92,7 @@ class _Valid:
 
 
 class ResidentRows:
-    """The first ``views`` rows of every image in memory, in the stored dtype, read by several threads."""
+    """The first ``views`` rows of every image as the cache hands them out, read into memory by several threads."""
 
     def __init__(self, cache: EmbeddingCache, *, views: int = 1) -> None:
         spec = cache.spec

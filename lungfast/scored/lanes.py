@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba.core import types
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 from lungfast.compiled import lean
@@ -41,6 +42,9 @@ def _above_plain(base_W: Float32, slope_W: Float32, at: int, weight: np.float32,
 @intrinsic
 def _above_lanes(context: Any, base_W: Any, slope_W: Any, at: Any, weight: Any, edge: Any) -> Any:
     """Bit k: whether ``base_W[at + k] + weight * slope_W[at + k] > edge``. Reads LANES floats of both."""
+    for one in (base_W, slope_W):
+        if not (isinstance(one, types.Array) and one.layout == "C" and one.dtype == types.float32):
+            raise TypingError(f"lanes are read from contiguous float32 arrays, not {one}")
     signature = types.uint64(base_W, slope_W, types.intp, types.float32, types.float32)
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -18,7 +18,7 @@ from lungfast.records import Bool, Float32, Int64
 from lungfast.scored.bins import FIVE, Bins, find
 from lungfast.scored.bits import Patch, Truth, column_sums, pixel, total
 from lungfast.scored.lanes import Pair, count_pair_above
-from lungfast.scored.stretch import Field, blocks, mix, stretch
+from lungfast.scored.stretch import LANES, Field, blocks, mix, stretch
 
 CHUNK = 32
 """Columns tested together for lying in one bin (16, 64: no better)."""
@@ -100,7 +100,12 @@ def _stretch_whole(field: Field, desk: Desk, y: int, stop: int) -> None:
         if not desk.is_stretched_h[y]:
             out_W = desk.stretched_hW[y]
             stretch(
-                field.logits_hw[y], field.columns, 0, blocks(0, field.columns.first.size), desk.middle, out_W
+                field.logits_hw[y],
+                field.columns,
+                0,
+                blocks(0, field.columns.first.size) + LANES,
+                desk.middle,
+                out_W,
             )
             desk.is_stretched_h[y] = True
         y += 1

@@ -45,6 +45,11 @@ _AS_THEY_STAND = (
 )
 
 
+def validation_interval(epochs: int) -> int:
+    """Epochs from one validation to the next."""
+    return max(1, epochs // VALIDATIONS)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecipe:
     """How decoders train where the user does not say otherwise; ``wds`` and ``lrs`` are chosen among.
@@ -93,7 +98,7 @@ class TrainingRecipe:
             "wd": wds[0],
             "loss": self.losses[0],
             "epochs": epochs,
-            "val_every": max(1, epochs // VALIDATIONS),
+            "val_every": validation_interval(epochs),
             "views": min(self.views, cache.n_views),
         }
 
@@ -208,7 +213,7 @@ class Recipe:
                 batch_size=self.batch_size,
                 schedule="constant",
                 keep="last",
-                val_every=max(1, epochs // VALIDATIONS),
+                val_every=validation_interval(epochs),
             ),
             memory_bytes=memory_bytes,
             precision=precision,

@@ -105,12 +105,12 @@ def _run_steps(
         compile_=order.compile_,
     )
     pace = seconds_per_image(workspace, settings, folds=order.recipe.folds)
-    total = sum(step.pairs for step in todo) * pace
+    total = sum(step.seconds(pace) for step in todo)
     listener.note(f"{len(todo)} studies to run, about {in_words(total)} on this machine")
     left_out: list[str] = []
     timings = read_json(run.path / TIMINGS) if (run.path / TIMINGS).exists() else []
     for number, step in enumerate(todo, start=1):
-        listener.note(f"{number} of {len(todo)}, {step.title}: about {in_words(step.pairs * pace)}")
+        listener.note(f"{number} of {len(todo)}, {step.title}: about {in_words(step.seconds(pace))}")
         started = time.monotonic()
         try:
             step.act()

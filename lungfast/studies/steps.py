@@ -22,7 +22,7 @@ from lungfast.studies.ensemble import available_encoder
 from lungfast.studies.estimate import (
     ENCODED_SHARE,
     SCORED_SHARE,
-    STARTED_SHARE,
+    STARTED_SECONDS,
     UNET_SHARE,
     VALIDATED_SHARE,
 )
@@ -34,7 +34,7 @@ from lungfast.studies.judged import QUALITY
 from lungfast.studies.models import FinishedRun
 from lungfast.studies.quality import QualityConfig, measure_quality, write_quality
 from lungfast.studies.recipe_cv import recipe_cv
-from lungfast.studies.recipes import BEST, VALIDATIONS, Recipe
+from lungfast.studies.recipes import BEST, Recipe, validation_interval
 from lungfast.studies.rescoring import identity
 from lungfast.studies.session import Request, ScoreSettings, run_scoring, run_study
 from lungfast.studies.transfer import Site, config_of, transfer
@@ -57,6 +57,10 @@ class Step:
     done: Path
     pairs: float
     act: Callable[[], object]
+
+    def seconds(self, pace: float) -> float:
+        """About how long it takes at so many seconds a pair."""
+        return STARTED_SECONDS + self.pairs * pace
 
     @property
     def title(self) -> str:
@@ -101,15 +105,16 @@ class Steps:
         recipe, images = self._recipe, len(self._workspaces[name].cache.images)
         n_train, n_val = images * (recipe.folds - 2) / recipe.folds, images / recipe.folds
 
-        def trained(epochs: int) -> float:
-            return epochs * n_train + min(epochs, VALIDATIONS) * n_val * VALIDATED_SHARE
+        def trained(epochs: int, *, val_every: int | None = None) -> float:
+            validations = -(-epochs // (val_every or validation_interval(epochs)))
+            return epochs * n_train + validations * n_val * VALIDATED_SHARE
 
         rows = len(recipe.prompts) + len(recipe.losses) - 1
         decoders = rows * recipe.folds * len(recipe.seeds)
         scored = images * SCORED_SHARE
         steps = [
             self._step("grid", name, len(recipe.lrs) * len(recipe.wds) * trained(recipe.grid_epochs(name))),
-            self._step("baseline", name, len(recipe.prompts) * scored * (3 if recipe.multimask else 2)),
+            self._step("baseline", name, len(recipe.prompts) * scored * (2 + 2 * recipe.multimask)),
             self._step("cv", name, decoders * trained(recipe.epochs[name]) + 2 * rows * scored),
             self._step("jitter", name, 4 * len(recipe.jitter_px) * scored),
             self._step("unet", name, recipe.folds * recipe.unet_of(name).epochs * n_train * UNET_SHARE),
@@ -120,7 +125,7 @@ class Steps:
             steps.insert(3, self._step(BEST.name, name, seen + 2 * scored))
         long = recipe.curve_epochs(name)
         if long is not None:
-            steps.insert(3, self._step("train", name, len(recipe.curve_prompts) * trained(long) * 1.3))
+            steps.insert(3, self._step("train", name, len(recipe.curve_prompts) * trained(long, val_every=1)))
         done = self._run_of(name, "cv") / NOTES
         steps.append(Step(study="examples", set=name, done=done, pairs=10, act=partial(self._examples, name)))
         return steps
@@ -131,13 +136,13 @@ class Steps:
             study=study,
             set=name,
             done=self._run_of(name, study) / ANSWER,
-            pairs=pairs + STARTED_SHARE,
+            pairs=pairs,
             act=act,
         )
 
     def _quality_step(self, name: str) -> Step:
         scored = 2 * len(self._workspaces[name].cache.images) * SCORED_SHARE
-        pairs = STARTED_SHARE + scored + len(PERTURBATIONS) * self._recipe.perturbed * ENCODED_SHARE
+        pairs = scored + len(PERTURBATIONS) * self._recipe.perturbed * ENCODED_SHARE
         done = self._run_of(name, "cv") / QUALITY
         return Step(study="quality", set=name, done=done, pairs=pairs, act=partial(self._quality, name))
 

@@ -15,7 +15,7 @@ from lungfast.errors import CacheError
 from lungfast.frozen.cache import EmbeddingCache
 from lungfast.frozen.cache_hdf5 import export_hdf5, import_hdf5
 from lungfast.frozen.rows import ResidentRows
-from lungfast.frozen.stored_features import DTYPES, INT8, STEPS, as_read, handed_out, store
+from lungfast.frozen.stored_features import DTYPES, INT8, STEPS, StoredFeatures, as_read, handed_out, store
 from tests.frozen.cachekit import features, make, opened, sample, tree
 
 VALUES = hnp.arrays(np.float32, (2, 5, 3), elements=st.floats(-100, 100, width=32))
@@ -83,3 +83,20 @@ def test_a_missing_scale_is_damage(tmp_path: Path) -> None:
     (tmp_path / "m.zarr/scales/c.1.0").unlink()
     with pytest.raises(CacheError, match=r"damaged at scales/c\.1\.0"):
         cache.features([1])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "found"),
+    [
+        (lambda s: StoredFeatures(s.values_VNC, None), r"int8 \(1, 9, 8\)"),
+        (lambda s: StoredFeatures(s.values_VNC, s.scales_VC[:, :3]), r"with scales \(1, 3\)"),
+        (lambda s: StoredFeatures(s.values_VNC.astype(np.float16)), "float16"),
+        (lambda s: StoredFeatures(s.values_VNC, s.scales_VC * np.nan), "not finite"),
+    ],
+)
+def test_stored_features_of_another_kind_are_refused(spoil, found: str, tmp_path: Path) -> None:
+    good = store(features(0)[None], INT8)
+    with opened(f"{tmp_path}/m.zarr", dtype=INT8) as writer:
+        with pytest.raises(CacheError, match=f"not this cache's.*{found}"):
+            writer.put_stored(writer.prepare(0, sample(0)), spoil(good))
+        writer.put_stored(writer.prepare(0, sample(0)), good)

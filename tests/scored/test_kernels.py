@@ -260,7 +260,7 @@ def test_half_is_logit_zero() -> None:
 @pytest.mark.process
 @pytest.mark.skipif(UNCOMPILED, reason="this is that run")
 def test_the_kernels_are_right_without_the_compiler() -> None:
-    tests = [__file__, str(Path(__file__).with_name("test_bits.py"))]
+    tests = [__file__, *(str(Path(__file__).with_name(f"test_{name}.py")) for name in ("bits", "lanes"))]
     overflow = "ignore:overflow encountered in scalar multiply:RuntimeWarning"  # of the bit counts: meant
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-W", overflow, *tests]
     done = subprocess.run(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba.core.errors import TypingError
 
 from lungfast.geometry import pack_mask
 from lungfast.scored.bins import Bins
@@ -60,3 +62,9 @@ def call(base_W: np.ndarray, slope_W: np.ndarray, edge: float) -> int:
         return above_lanes(base_W, slope_W, 0, np.float32(0.5), edge)
 
     return int(run(base_W, slope_W, np.float32(edge)))
+
+
+@pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="no compiler to refuse it")
+def test_arrays_with_gaps_are_refused() -> None:
+    with pytest.raises(TypingError, match="contiguous float32"):
+        call(np.zeros(2 * LANES, np.float32)[::2], np.zeros(LANES, np.float32), 0.0)
