@@ -92,7 +92,7 @@ class _Valid:
 
 
 class ResidentRows:
-    """The first ``views`` rows of every image as the cache hands them out, read into memory by several threads."""
+    """The first ``views`` rows of every image in memory, as the cache hands them out."""
 
     def __init__(self, cache: EmbeddingCache, *, views: int = 1) -> None:
         spec = cache.spec
