@@ -12,6 +12,7 @@ The configurations are those of the studies themselves::
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from lungfast.studies.fitting import Listener, Settings
 from lungfast.studies.grid import GridConfig, grid
 from lungfast.studies.jitter import PIXELS, JitterConfig, box_jitter
 from lungfast.studies.models import FinishedRun
+from lungfast.studies.on_request import Extras
 from lungfast.studies.predict import Request as PredictRequest
 from lungfast.studies.predict import predict as _predict
 from lungfast.studies.reading import read_material
@@ -49,6 +51,7 @@ __all__ = [
     "BaselineConfig",
     "CurveConfig",
     "CvConfig",
+    "Extras",
     "FinishedRun",
     "GridConfig",
     "Lab",
@@ -243,12 +246,21 @@ def reproduce(
     *,
     quick: bool = False,
     epochs: Mapping[str, int] | None = None,
+    seeds: int = 1,
+    best: bool = False,
     device: str = "auto",
-    resume: bool = False,
+    **more: Any,
 ) -> dict[str, Any]:
-    """Every table and figure of the paper from one or two caches by name, as ``lungfast reproduce``."""
-    workspaces, recipe = paper_on(caches, device=resolve_device(device), epochs=epochs, quick=quick)
-    order = Order(output=Path(output), recipe=recipe, memory_bytes=parse_memory("auto"), resume=resume)
+    """Every table and figure of the paper from one or two caches by name, as ``lungfast reproduce``.
+
+    ``more``: fields of its order, as ``resume``, ``overwrite``, ``checkpoint``, ``memory_bytes``.
+    """
+    workspaces, recipe = paper_on(
+        caches, device=resolve_device(device), epochs=epochs, quick=quick, seeds=seeds
+    )
+    recipe = replace(recipe, best=best)
+    more = {"memory_bytes": parse_memory("auto")} | more
+    order = Order(output=Path(output), recipe=recipe, **more)
     return _reproduce(order, workspaces, Quiet())
 
 

@@ -50,9 +50,13 @@ def disk_error(path: Path | str, error: OSError | RuntimeError) -> LungfastError
     )
 
 
+NAMES = "backslashreplace"
+"""Bytes of a file name that are no UTF-8 are written as escapes, which JSON reads back."""
+
+
 def write_json(path: Path, content: Any, *, fsync: bool = False) -> None:
     """Atomic, indented, strict JSON (NaN is refused: say null)."""
-    write_atomic(path, dump_json(content).encode(), fsync=fsync)
+    write_atomic(path, dump_json(content).encode(errors=NAMES), fsync=fsync)
 
 
 def dump_json(content: Any) -> str:

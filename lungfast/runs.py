@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from lungfast import __version__
 from lungfast.compute import hardware
 from lungfast.errors import RunError, UsageError
-from lungfast.files import disk_error, locked, write_atomic, write_json
+from lungfast.files import NAMES, disk_error, locked, write_atomic, write_json
 from lungfast.records import Float32
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class RunFolder:
             table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
             table.writeheader()
             table.writerows(rows)
-        write_atomic(self.path / name, text.getvalue().encode())
+        write_atomic(self.path / name, text.getvalue().encode(errors=NAMES))
 
     def write_results(self, content: Mapping[str, Any]) -> None:
         """The answer, last: it completes the run and removes the checkpoints."""

@@ -50,7 +50,7 @@ MOST_POINTS = 160
 
 
 def learning_curve(name: str, group: Sequence[Row]) -> str:
-    """Losses by epoch on a log scale: each decoder thin, their mean strong; where the median settled."""
+    """Losses by epoch on a log scale: each decoder thin, their mean strong; where the median was lowest."""
     epochs = max(len(one["train_loss"]) for one in group)
     train, val = (_mean_line(group, key, epochs) for key in ("train_loss", "val_loss"))
     shown = [value for points in (train, val) for _, value in points if value > 0]
@@ -64,17 +64,17 @@ def learning_curve(name: str, group: Sequence[Row]) -> str:
         marks.append(polyline(_placed(_points(one["val_loss"]), x, y), "val faint"))
     marks.append(polyline(_placed(train, x, y), "train"))
     marks.append(polyline(_placed(val, x, y), "val"))
-    settled = [int(one["settled"]) for one in group if one.get("settled")]
+    lowest = [int(one["last_improvement"]) for one in group if one.get("last_improvement")]
     told = f"Mean of {len(group)} decoders over {epochs} epochs, training and validation loss"
-    if settled:
-        when = median(settled)
+    if lowest:
+        when = median(lowest)
         marks.append(line(x(when), TOP + 12, x(when), FLOOR, "mark"))
         near_end = x(when) > (LEFT + END) / 2
         anchor: Anchor = "end" if near_end else "start"
         marks.append(
-            text(x(when) + (-4 if near_end else 4), TOP + 6, f"settled at epoch {when}", "note", anchor)
+            text(x(when) + (-4 if near_end else 4), TOP + 6, f"lowest at epoch {when}", "note", anchor)
         )
-        told += f"; the median settled at epoch {when}"
+        told += f"; the median was lowest at epoch {when}"
     return svg(name, told, HEIGHT, "".join(marks))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from lungfast.report import facts
 from lungfast.report.material import Material
+from lungfast.report.noted import FINE
 from lungfast.report.table import MINUS, bracket, p_text, signed
 
 Comparison = Mapping[str, Any]
@@ -71,4 +72,5 @@ def is_shown(one: Comparison) -> bool:
 def sentence(one: Comparison) -> str:
     p = significance(one)
     test = "not tested" if p is None else f"p {p_text(p) if p < 0.001 else '= ' + p_text(p)}"
-    return f"{one['name']}: {signed(one['difference'])}{bracket(one['ci95'])}, n = {one['n']}, {test}"
+    apart = signed(one["difference"], FINE) + bracket(one["ci95"], FINE)
+    return f"{one['name']}: {apart}, n = {one['n']}, {test}"

@@ -105,7 +105,7 @@ def curves_table(material: Material) -> Table:
     ]
     columns = ("Set", "Study", "Prompt", "Decoders", "Epochs", "Settled", "Lowest validation loss")
     return noted_table(
-        "Learning curves: the epoch after which nothing improves",
+        "Learning curves: the epoch after which nothing improves (lowest validation loss)",
         columns,
         rows,
         "Settled: the first epoch whose validation loss is within 1 % of the lowest; median over decoders "
@@ -185,7 +185,13 @@ def times_table(material: Material) -> Table:
     total = sum(one["seconds"] for one in material.timings)
     if rows:
         rows.append([words("all"), words("together"), Cell(text=duration(total), value=total), count(None)])
-    return noted_table("Time and memory", ("Set", "Study", "Time", "Peak memory, MB"), rows)
+    return noted_table("Time and memory", ("Set", "Study", "Time", "Peak memory, MB"), rows, TIMED)
+
+
+TIMED = (
+    "Peak memory is the process's highest so far: a study that needs less shows that of an earlier one. "
+    "The time of a study that was stopped and gone on with is that of its last start."
+)
 
 
 def duration(seconds: float) -> str:

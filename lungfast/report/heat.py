@@ -9,6 +9,8 @@ from lungfast.report.facts import finished, title
 from lungfast.report.material import Material
 from lungfast.report.table import bracket, plain
 
+_APART = ("loss", "prompt", "seed")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Warm:
@@ -29,22 +31,28 @@ class HeatMap:
 
 
 def grids(material: Material) -> list[HeatMap]:
-    """A map per set and loss: learning rates down, weight decays across."""
+    """A map per set, loss, prompt and seed: learning rates down, weight decays across."""
     found = []
     for name in material.sets:
         content = material.study(name, "grid") or {}
         rows = list(content.get("rows", ()))
-        for loss in dict.fromkeys(row["loss"] for row in rows):
-            these = [row for row in rows if row["loss"] == loss]
+        best = content.get("best") or {}
+        varying = [key for key in _APART if len({row[key] for row in rows}) > 1]
+        for apart in dict.fromkeys(tuple(row[key] for key in _APART) for row in rows):
+            these = [row for row in rows if tuple(row[key] for key in _APART) == apart]
             lrs, wds = (sorted({row[key] for row in these}) for key in ("lr", "wd"))
             values = {(row["lr"], row["wd"]): row["val_f1"] for row in these}
             texts = [[values.get((lr, wd)) for wd in wds] for lr in lrs]
-            best = content.get("best") or {}
-            won = (best.get("lr"), best.get("wd")) if best.get("loss") == loss else None
-            cells = _warm(texts, digits=4, best=[[(lr, wd) == won for wd in wds] for lr in lrs])
+            won = {(row["lr"], row["wd"]) for row in these if row["decoder"] == best.get("decoder")}
+            told = [
+                f"seed {value}" if key == "seed" else str(value)
+                for key, value in zip(_APART, apart, strict=True)
+            ]
+            names = [text for key, text in zip(_APART, told, strict=True) if key == "loss" or key in varying]
+            cells = _warm(texts, digits=4, best=[[(lr, wd) in won for wd in wds] for lr in lrs])
             found.append(
                 HeatMap(
-                    caption=f"{title(name)}, {loss}: validation F1",
+                    caption=f"{title(name)}, {', '.join(names)}: validation F1",
                     corner="lr, weight decay",
                     columns=tuple(f"wd {wd:g}" for wd in wds),
                     rows=tuple((f"lr {lr:g}", row) for lr, row in zip(lrs, cells, strict=True)),

@@ -88,14 +88,22 @@ def quality_table(material: Material) -> Table:
         rule = content.get("calibration")
         if rule:
             notes.append(
-                f"{title(name)}: flagged below {rule['threshold']:.4g}, {rule['rule']} (n = {rule['n']})."
+                f"{title(name)}, decoders of {content['key']!r}: flagged below {rule['threshold']:.4g}, "
+                f"{rule['rule']} (n = {rule['n']})."
             )
         for row in content.get("rows", ()):
             cells = [words(title(name)), words(row["on"]), count(row["n"]), count(row["n_bad"])]
             cells += [count(row["n_flagged"]), *(_rate(row.get(key)) for key in ("recall", "precision"))]
             rows.append([*cells, words(row.get("note"))])
     columns = ("Set", "Images", "n", "Bad", "Flagged", "Recall [95 %]", "Precision [95 %]", "Note")
-    return noted_table("The flag “look at this one”", columns, rows, "Bad: F1 below 0.90.", *notes)
+    return noted_table(
+        "The flag “look at this one”",
+        columns,
+        rows,
+        "Bad: F1 below 0.90. Flagged as `predict` flags: by quality, by one lung or none, by decoders that "
+        "disagree. Perturbed images are previews.",
+        *notes,
+    )
 
 
 def _rate(rate: Any) -> Cell:

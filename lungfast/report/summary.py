@@ -9,6 +9,7 @@ from lungfast.report import comparing, facts, paper
 from lungfast.report.claims import Claim
 from lungfast.report.facts import finished, label, row_of, title
 from lungfast.report.material import Material
+from lungfast.report.noted import FINE
 from lungfast.report.table import bracket, listed, mean_std, signed
 
 PATIENTS = (
@@ -56,7 +57,9 @@ def _best(material: Material) -> str:
             told += f" (paper, points: {mean_std(theirs.mean, theirs.std)})"
         parts.append(told)
     return (
-        f"Best F1 without the ground truth: {listed(parts)}." if parts else "No F1 was measured over folds."
+        f"Highest test F1 among prompts without the ground truth: {listed(parts)}."
+        if parts
+        else "No F1 was measured over folds."
     )
 
 
@@ -73,7 +76,7 @@ def _against(material: Material) -> str:
 
 
 def _short(one: comparing.Comparison) -> str:
-    return f"{one['name']} {signed(one['difference'])}{bracket(one['ci95'])}"
+    return f"{one['name']} {signed(one['difference'], FINE)}{bracket(one['ci95'], FINE)}"
 
 
 def _points_and_box(material: Material) -> str:

@@ -13,7 +13,7 @@ from lungfast.report import paper
 from lungfast.report.facts import encoder_tag, finished, label, protocol_notes, title
 from lungfast.report.material import Content, Material
 from lungfast.report.score_cells import oracle_note
-from lungfast.report.table import NOTHING, Cell, Table, absent, embolden, number, words
+from lungfast.report.table import MINUS, NOTHING, Cell, Table, absent, difference, embolden, number, words
 
 Lines = Mapping[str, Sequence[float]]
 SAME = 1e-6
@@ -103,8 +103,12 @@ def table_ii(material: Material) -> Table:
     if not found:
         return absent(caption, "`lungfast thresholds` (or `lungfast cv`)")
     labels = list(dict.fromkeys(curve.label for some in found.values() for curve in some))
-    columns = ("Set", "Threshold", *(part for text in labels for part in (text, f"Paper (II): {text}")))
-    rows = [row for name, some in found.items() for row in _rows(name, some, labels)]
+    columns = ("Set", "Threshold", *(part for text in labels for part in _columns(text)))
+    rows = [
+        row
+        for name, some in found.items()
+        for row in _rows(name, some, labels, drawn=material.is_generated(name))
+    ]
     return Table(
         caption=caption + encoder_tag(material),
         columns=columns,
@@ -113,17 +117,20 @@ def table_ii(material: Material) -> Table:
     ).without_empty_columns()
 
 
-def _rows(set_name: str, some: Sequence[Curve], labels: Sequence[str]) -> list[list[Cell]]:
+def _rows(set_name: str, some: Sequence[Curve], labels: Sequence[str], *, drawn: bool) -> list[list[Cell]]:
+    """``drawn``: generated X-rays, from which the paper's figures are not taken."""
     by_label = {curve.label: curve for curve in some}
     rows: list[list[Cell]] = []
     for threshold in paper.THRESHOLDS:
         cells = [words(title(set_name)), words(f"{threshold:.2f}")]
         for text in labels:
             curve = by_label.get(text)
-            cells.append(number(curve.at("val_f1", threshold) if curve else None))
-            cells.append(_paper_cell(set_name, curve, threshold))
+            ours = curve.at("val_f1", threshold) if curve else None
+            theirs = _theirs(set_name, curve, threshold)
+            apart = None if ours is None or theirs is None or drawn else ours - theirs
+            cells += [number(ours), number(theirs), difference(apart)]
         rows.append(cells)
-    for column in range(2, len(rows[0])):
+    for column in (c for c in range(2, len(rows[0])) if (c - 2) % 3 < 2):
         values = [row[column].value for row in rows]
         known = [value for value in values if value is not None]
         if known:
@@ -131,11 +138,15 @@ def _rows(set_name: str, some: Sequence[Curve], labels: Sequence[str]) -> list[l
     return [*rows, *_chosen_rows(set_name, by_label, labels)]
 
 
-def _paper_cell(set_name: str, curve: Curve | None, threshold: float) -> Cell:
+def _columns(text: str) -> tuple[str, str, str]:
+    return text, f"Paper (II): {text}", f"{text} {MINUS} paper"
+
+
+def _theirs(set_name: str, curve: Curve | None, threshold: float) -> float | None:
     if curve is None or "dicece" in curve.label:
-        return number(None)
+        return None
     figure = paper.figure("II", set_name, "val_f1", prompt=curve.prompt, threshold=threshold)
-    return number(figure.mean if figure else None)
+    return figure.mean if figure else None
 
 
 def _chosen_rows(set_name: str, by_label: Mapping[str, Curve], labels: Sequence[str]) -> list[list[Cell]]:
@@ -144,7 +155,7 @@ def _chosen_rows(set_name: str, by_label: Mapping[str, Curve], labels: Sequence[
     for name in ("chosen", "test F1 at the chosen", "test F1 at 0.50"):
         cells = [words(title(set_name)), words(name)]
         for text in labels:
-            cells += [_chosen_cell(by_label.get(text), name), number(None)]
+            cells += [_chosen_cell(by_label.get(text), name), number(None), number(None)]
         rows.append(cells)
     return rows
 

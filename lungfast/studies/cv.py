@@ -16,7 +16,7 @@ from lungfast.frozen.prompts import PromptConfig
 from lungfast.records import ImageRecord, LossName, PromptKind, Split
 from lungfast.runs import results
 from lungfast.studies.comparisons import Side, comparisons
-from lungfast.studies.on_request import Extras, Measures, extras_of, measure_extras
+from lungfast.studies.on_request import Extras, Measures, as_one_family, extras_of, measure_extras
 from lungfast.studies.protocol import Cell, Outcome, Study
 from lungfast.studies.scoring import Scored, consecutive
 from lungfast.studies.summaries import (
@@ -115,6 +115,7 @@ def cross_validate(
     _write_images(study, list(outcomes.values()), found, images)
     measures = _measures(study, found, config.extras)
     rows = [_row(plan, found[plan.key], study, config, measures) for plan in plans]
+    as_one_family(rows)
     content = results("cv", rows, made_with | {"training": study.training})
     done = {plan.key: found[plan.key] for plan in plans if _is_complete(plan, found[plan.key])}
     scores = {key: [winner.scores for winner in winners] for key, winners in done.items()}

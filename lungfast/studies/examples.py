@@ -82,7 +82,7 @@ def write_examples(finished: FinishedRun, workspace: Workspace, memory_bytes: in
                 "f1": _f1(workspace, image, logits_hw, threshold),
                 "fold": one.fold,
                 "threshold": threshold,
-                "prompt": models[one.fold].prompt.kind,
+                "prompt": key,
                 "label": record.label,
                 "source": record.source,
             }

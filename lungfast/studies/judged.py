@@ -18,7 +18,7 @@ from lungfast.records import Bool, Float32, UInt8
 from lungfast.runs import ANSWER, read_json
 from lungfast.scored.kernels import predict_mask
 from lungfast.scored.quality import GOOD_F1, disagreement, logit_of, self_dice
-from lungfast.scored.sides import lung_areas
+from lungfast.scored.sides import Division, lung_areas
 from lungfast.studies.models import FinishedRun, Model
 
 LOOK = "look at this one"
@@ -39,6 +39,17 @@ class Measures:
     quality: float
     flag: str
     note: str
+
+
+def reasons_to_look(division: Division, apart: float | None, *, constant: bool = False) -> list[str]:
+    """Of the plain rules, which need no calibration; ``apart`` is the ensemble's disagreement."""
+    rules = {
+        "constant image": constant,
+        "empty prediction": division == "none",
+        "one lung": division == "one",
+        "decoders disagree": apart is not None and apart > MOST_DISAGREEMENT,
+    }
+    return [reason for reason, holds in rules.items() if holds]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,14 +91,9 @@ class Judge:
             np.mean([self_dice(one, valid_hw, t) for one, t in zip(logits_Khw, self.thresholds, strict=True)])
         )
         areas = lung_areas(mask_HW)
-        reasons = {
-            "constant image": bool(image_HW.min() == image_HW.max()),
-            "empty prediction": areas.division == "none",
-            "one lung": areas.division == "one",
-            "low quality": self.cut is not None and quality < self.cut,
-            "decoders disagree": apart is not None and apart > MOST_DISAGREEMENT,
-        }
-        found = [reason for reason, holds in reasons.items() if holds]
+        found = reasons_to_look(areas.division, apart, constant=bool(image_HW.min() == image_HW.max()))
+        if self.cut is not None and quality < self.cut:
+            found.append("low quality")
         remarks = ["lungs touch"] if areas.division == "touching" else []
         return mask_HW, Measures(
             left_area_px=areas.left,

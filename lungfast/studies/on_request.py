@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lungfast.records import ImageRecord
+from lungfast.studies.comparisons import as_family
 from lungfast.studies.masks import MaskMeasures, cleaned_summary, measure_masks, surface_summary
 from lungfast.studies.protocol import Study
 from lungfast.studies.scoring import Candidate, joined, predictions
@@ -54,6 +55,15 @@ def measure_extras(
         found[heads[k].key][image] = measures
         study.listener.advance()
     return found
+
+
+def as_one_family(rows: Sequence[dict[str, Any]]) -> None:
+    """What cleaning changes, adjusted for as many rows as were cleaned."""
+    cleaned = [row["cleaned"] for row in rows if "cleaned" in row]
+    for one, difference in zip(
+        cleaned, as_family("cleaned", [one["difference"] for one in cleaned]), strict=True
+    ):
+        one["difference"] = difference
 
 
 def extras_of(

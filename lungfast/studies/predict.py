@@ -192,7 +192,9 @@ class _Pass:
         self._listener.advance(len(rows))
         todo = [(one, partial(_load, one, boxes)) for one in files if one.name not in rows]
         for one, written in work_ahead(self._predicted(todo, batch_size)):
-            if not isinstance(written, DataError):
+            if isinstance(written, DataError):
+                self._skipped[one.name] = str(written)
+            else:
                 rows[one.name] = written
             self._listener.advance()
         in_order = [rows[one.name] for one in files if one.name in rows]

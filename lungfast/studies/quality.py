@@ -9,7 +9,7 @@ it; those of another cache by the ensemble, as ``predict`` does it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,24 @@ from lungfast.errors import UsageError
 from lungfast.files import file_sha256, write_json
 from lungfast.frozen.encoders import Encoder
 from lungfast.frozen.mask_summary import summarise_mask
-from lungfast.geometry import area_average, pack_mask
+from lungfast.geometry import Frame, area_average, pack_mask
 from lungfast.records import Bool, Float32, Float64, Int64, Split, UInt8
 from lungfast.runs import ANSWER, SCHEMA, provenance
-from lungfast.scored.kernels import count_image, threshold_edges
-from lungfast.scored.quality import FALSE_ALARM, GOOD_F1, flag_scores, highest_cut, self_dice
+from lungfast.scored.kernels import count_image, predict_mask, threshold_edges
+from lungfast.scored.quality import (
+    FALSE_ALARM,
+    GOOD_F1,
+    disagreement,
+    flag_scores,
+    highest_cut,
+    logit_of,
+    self_dice,
+)
 from lungfast.scored.scores import scores_of
+from lungfast.scored.sides import lung_areas
 from lungfast.studies.ahead import PassListener
 from lungfast.studies.ensemble import Ensemble, mean_threshold
-from lungfast.studies.judged import QUALITY
+from lungfast.studies.judged import QUALITY, reasons_to_look
 from lungfast.studies.models import FinishedRun
 from lungfast.studies.scoring import Candidate, Predictions, predictions, prepare, score
 from lungfast.studies.session import cache_facts
@@ -51,16 +60,28 @@ class QualityConfig:
     perturbed: int = 100
 
 
+Verdict = tuple[float, bool]
+"""Quality, and whether a plain rule flags the mask."""
+DIVIDED_AT = 512
+"""Long side in px of the masks whose lungs are counted."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Judged:
-    """Quality and true F1 of some masks."""
+    """Quality and true F1 of some masks, and which of them the plain rules flag."""
 
     on: str
     quality_N: Float64
+    plain_N: Bool
     f1_N: Float64
 
+    @classmethod
+    def of(cls, on: str, verdicts: Sequence[Verdict], f1_N: Float64 | Sequence[float]) -> Judged:
+        quality, plain = zip(*verdicts, strict=True)
+        return cls(on=on, quality_N=np.array(quality), plain_N=np.array(plain), f1_N=np.array(f1_N))
+
     def row(self, cut: float) -> dict[str, Any]:
-        flags = flag_scores(self.quality_N < cut, self.f1_N)
+        flags = flag_scores((self.quality_N < cut) | self.plain_N, self.f1_N)
         return {"on": self.on} | asdict(flags) | {"f1": float(self.f1_N.mean())}
 
 
@@ -147,23 +168,25 @@ class _Study:
         """Each fold's decoder on its own validation or test images."""
         images_K: list[Int64] = [getattr(self._splits[model.fold], part) for model in self.models]
         thresholds = sorted({model.threshold for model in self.models})
-        quality: dict[tuple[int, int], float] = {}
+        verdicts: dict[tuple[int, int], Verdict] = {}
         self._listener.phase(f"judging {part}", sum(len(images) for images in images_K))
-        logits = self._judging(self._candidates(self._workspace, images_K), quality)
+        logits = self._judging(self._candidates(self._workspace, images_K), verdicts)
         scored = score(self._workspace, logits, images_K, thresholds, advance=self._listener.advance)
         f1_K = [
             one.at("f1", thresholds.index(model.threshold))
             for one, model in zip(scored, self.models, strict=True)
         ]
-        ordered = [quality[k, int(image)] for k, images in enumerate(images_K) for image in images]
-        return Judged(on=on, quality_N=np.array(ordered), f1_N=np.concatenate(f1_K))
+        ordered = [verdicts[k, int(image)] for k, images in enumerate(images_K) for image in images]
+        return Judged.of(on, ordered, np.concatenate(f1_K))
 
-    def _judging(self, candidates: Sequence[Candidate], quality: dict[tuple[int, int], float]) -> Predictions:
-        """Logits of the run's own images; notes the quality of each."""
+    def _judging(
+        self, candidates: Sequence[Candidate], verdicts: dict[tuple[int, int], Verdict]
+    ) -> Predictions:
+        """Logits of the run's own images; notes the verdict on each."""
         width = prepare(self._workspace, self._memory_bytes, len(candidates))
         for k, image, logits_hw in predictions(self._workspace, candidates, width=width):
-            valid_hw = self._valid_hw(self._workspace, image)
-            quality[k, image] = self_dice(logits_hw, valid_hw, self.models[k].threshold)
+            frame = self._workspace.cache.frame(image)
+            verdicts[k, image] = _verdict([logits_hw], [self.models[k].threshold], frame)
             yield k, image, logits_hw
 
     def elsewhere(self, on: str, other: Workspace) -> Judged:
@@ -176,19 +199,16 @@ class _Study:
             raise UsageError(f"{other.cache.url} has no image that {self._workspace.cache.url} lacks")
         self._listener.phase(on, len(images))
         prepare(other, self._memory_bytes, len(self.models))
-        quality: dict[int, float] = {}
-        means = self._means(other, images, quality)
+        verdicts: dict[int, Verdict] = {}
+        means = self._means(other, images, verdicts)
         threshold = mean_threshold([model.threshold for model in self.models])
         f1 = {image: float(scores_of(counts).f1_Q[0]) for _, image, counts in other.count(means, [threshold])}
         order = images.tolist()
-        return Judged(
-            on=on,
-            quality_N=np.array([quality[image] for image in order]),
-            f1_N=np.array([f1[image] for image in order]),
-        )
+        return Judged.of(on, [verdicts[image] for image in order], [f1[image] for image in order])
 
-    def _means(self, other: Workspace, images: Int64, quality: dict[int, float]) -> Predictions:
-        """(0, image, mean logits), as soon as all decoders have seen an image; notes its quality."""
+    def _means(self, other: Workspace, images: Int64, verdicts: dict[int, Verdict]) -> Predictions:
+        """(0, image, mean logits), as soon as all decoders have seen an image; notes the verdict."""
+        thresholds = [model.threshold for model in self.models]
         candidates = self._candidates(other, [images] * len(self.models))
         waiting: dict[int, list[Float32]] = {}
         # side by side, not in parts: all decoders see a batch before the next one comes
@@ -197,9 +217,7 @@ class _Study:
             seen.append(logits_hw)
             if len(seen) == len(candidates):
                 del waiting[image]
-                valid_hw = self._valid_hw(other, image)
-                judged = zip(seen, self.models, strict=True)
-                quality[image] = float(np.mean([self_dice(one, valid_hw, m.threshold) for one, m in judged]))
+                verdicts[image] = _verdict(seen, thresholds, other.cache.frame(image))
                 self._listener.advance()
                 yield 0, image, np.mean(seen, axis=0, dtype=np.float32)
 
@@ -224,18 +242,17 @@ class _Study:
         return [films[i] for i in np.linspace(0, len(films) - 1, n).round().astype(int)]
 
     def _spoilt(self, change: Perturbation, films: Sequence[tuple[int, int]], ensemble: Ensemble) -> Judged:
-        quality_N, f1_N = [], []
+        verdicts, f1 = [], []
         for k, image in films:
             image_HW, truth_HW = change.apply(*self._film(image), seed=image)
             boxes_S4 = summarise_mask({"lungs": truth_HW}).boxes_S4
             logits_hw = ensemble.logits([image_HW], [boxes_S4], members=[k])[0, 0]
             frame, threshold = ensemble.frame(image_HW), self.models[k].threshold
-            valid_hw = frame.valid_hw((logits_hw.shape[0], logits_hw.shape[1]))
-            quality_N.append(self_dice(logits_hw, valid_hw, threshold))
+            verdicts.append(_verdict([logits_hw], [threshold], frame))
             counts = count_image(logits_hw, frame, pack_mask(truth_HW), threshold_edges([threshold]))
-            f1_N.append(float(scores_of(counts).f1_Q[0]))
+            f1.append(float(scores_of(counts).f1_Q[0]))
             self._listener.advance()
-        return Judged(on=change.name, quality_N=np.array(quality_N), f1_N=np.array(f1_N))
+        return Judged.of(change.name, verdicts, f1)
 
     def _film(self, image: int) -> tuple[UInt8, Bool]:
         """The preview without its padding, and the truth at its size."""
@@ -247,5 +264,16 @@ class _Study:
     def _candidates(self, workspace: Workspace, images_K: Sequence[Int64]) -> list[Candidate]:
         return [m.candidate(workspace, images) for m, images in zip(self.models, images_K, strict=True)]
 
-    def _valid_hw(self, workspace: Workspace, image: int) -> Bool:
-        return workspace.cache.frame(image).valid_hw(workspace.cache.spec.low_size)
+
+def _verdict(logits_K: Sequence[Float32], thresholds: Sequence[float], frame: Frame) -> Verdict:
+    """What ``predict`` would say of the mean of these logits (h, w), its lungs counted on a smaller mask."""
+    logits_Khw = np.stack(logits_K)
+    valid_hw = frame.valid_hw((logits_Khw.shape[1], logits_Khw.shape[2]))
+    edges_K = np.array([logit_of(threshold) for threshold in thresholds])
+    apart = disagreement((logits_Khw > edges_K[:, None, None]) & valid_hw)
+    scale = min(1.0, DIVIDED_AT / max(frame.native_size))
+    height, width = (max(1, round(side * scale)) for side in frame.native_size)
+    mean_hw = logits_Khw.mean(0, dtype=np.float32)
+    mask_HW = predict_mask(mean_hw, replace(frame, native_size=(height, width)), mean_threshold(thresholds))
+    quality = np.mean([self_dice(one, valid_hw, t) for one, t in zip(logits_K, thresholds, strict=True)])
+    return float(quality), bool(reasons_to_look(lung_areas(mask_HW).division, apart))

@@ -18,7 +18,7 @@ from lungfast.files import file_sha256
 from lungfast.records import GENERATED
 from lungfast.report.material import Example, Material
 from lungfast.runs import ANSWER, QUESTION, read_json, results
-from lungfast.studies.comparisons import Side, as_family, compare
+from lungfast.studies.comparisons import Side, as_family, by_fold_and_seed, compare
 from lungfast.studies.examples import ARRAYS, NOTES
 from lungfast.studies.judged import QUALITY
 from lungfast.studies.thresholds import from_cross_validation
@@ -26,6 +26,7 @@ from lungfast.studies.thresholds import from_cross_validation
 TIMINGS, LEFT_OUT_NOTES = "timings.json", "left_out.json"
 STUDIES = ("grid", "baseline", "train", "cv", "thresholds", "jitter", "unet", "best", "robustness")
 """Folders of a set, one run each."""
+REPORTED = (*STUDIES, "transfer", "reproduce")
 Content = Mapping[str, Any]
 
 
@@ -35,6 +36,10 @@ def read_material(folder: Path) -> Material:
     if study == "reproduce":
         return read_reproduction(folder, read_json(folder / QUESTION)["config"], must_be_complete=True)
     content = _finished(folder)
+    if study not in REPORTED:
+        raise RunError(
+            f"there is no report of {study}", found=str(folder), expected="a run of " + ", ".join(REPORTED)
+        )
     title = f"lungfast {study}"
     if study == "transfer":
         sets: dict[str, dict[str, Content]] = {row["test"]: {} for row in content["rows"]}
@@ -154,7 +159,7 @@ def recipes(best: Content, paper: Content) -> list[dict[str, Any]]:
 
 
 def _side(name: str, f1: Sequence[float], row: Content) -> Side:
-    return Side(name=name, images_N=np.array(f1, np.float64), folds_J=row["f1"]["folds"])
+    return Side(name=name, images_N=np.array(f1, np.float64), folds_J=by_fold_and_seed(row))
 
 
 def _set_name(content: Content) -> str:

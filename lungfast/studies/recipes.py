@@ -251,7 +251,9 @@ class Recipe:
             "the validation images of fold 0. Those are the test images of fold 1, whose score may profit a "
             "little; cv with lists for --lr and --wd chooses within every fold.",
             f"The U-Net is MONAI's with residual units at {unet.size} px, {budget} epochs, with its own "
-            "schedule and augmentation; the paper quotes another group's U-Net.",
+            "schedule and augmentation. It keeps the epoch of its lowest validation loss and scans "
+            "thresholds finely, where a decoder keeps its last epoch and chooses among the paper's five. The "
+            "paper quotes another group's U-Net.",
         )
 
 

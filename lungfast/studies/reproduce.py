@@ -108,6 +108,7 @@ def _run_steps(
     total = sum(step.seconds(pace) for step in todo)
     listener.note(f"{len(todo)} studies to run, about {in_words(total)} on this machine")
     left_out: list[str] = []
+    run.write(LEFT_OUT_NOTES, left_out)  # what an earlier start left out may be done now
     timings = read_json(run.path / TIMINGS) if (run.path / TIMINGS).exists() else []
     for number, step in enumerate(todo, start=1):
         listener.note(f"{number} of {len(todo)}, {step.title}: about {in_words(step.seconds(pace))}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from click.testing import CliRunner, Result
 from lungfast.commands.predict import command as predict
 from lungfast.commands.quality import command as quality
 from lungfast.commands.quality import name_of, table
-from lungfast.errors import LungfastError
+from lungfast.errors import LungfastError, RunError
+from lungfast.studies.reading import read_material
 
 
 def call(command: object, *args: object) -> Result:
@@ -84,3 +86,18 @@ def test_the_table_of_the_flag() -> None:
     cells = [next(iter(column.cells)) for column in grid.columns]
     assert cells == ["test", "30", "0.950", "2", "2", "0.50 [0.25 to 0.75]", "-", "too few"]
     assert name_of("/somewhere/s.zarr/") == "s"
+
+
+def test_a_name_that_is_no_unicode_is_kept_and_a_report_of_masks_refused(
+    trained_run: Path, images: Path, tmp_path: Path
+) -> None:
+    strange = os.fsdecode(b"film-\xff.png")
+    (images / "b.png").unlink()
+    (images / "c.png").rename(images / strange)
+    result = call(predict, trained_run, images, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert {row["image"] for row in rows} == {"a", strange.removesuffix(".png")}
+    assert "film-" in (tmp_path / "out" / "predictions.csv").read_text()
+    with pytest.raises(RunError, match="no report of predict"):
+        read_material(tmp_path / "out")

@@ -352,7 +352,7 @@ def quality() -> dict[str, Any]:
         "n": 138,
         "false_alarm": 0.05,
     }
-    return {"calibration": rule, "rows": rows}
+    return {"key": "points", "calibration": rule, "rows": rows}
 
 
 def transfer(sets: Sequence[str], rng: np.random.Generator, encoder: str) -> dict[str, Any]:

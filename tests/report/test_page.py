@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lungfast.report import heat
 from lungfast.report.embedded import example_images, safe_json
+from lungfast.report.further import further_tables
 from lungfast.report.material import Material
 from lungfast.report.svg import Scale, log_steps, steps
 from lungfast.report.writing import write_report
@@ -164,3 +166,26 @@ def test_scales() -> None:
     assert Scale(low=2, high=2, start=0, end=9)(2) == 0
     assert steps(0, 150) == [0, 50, 100, 150]
     assert log_steps(0.04, 0.6) == pytest.approx([0.05, 0.1, 0.2, 0.5])
+
+
+def test_the_page_has_every_table(tmp_path: Path) -> None:
+    made = material()
+    page = written(made, tmp_path)
+    missing = [name for name in further_tables(made) if f'id="table-{name}"' not in page]
+    assert not missing
+
+
+def test_a_grid_over_prompts_and_seeds_is_a_map_each() -> None:
+    made = material(["montgomery"])
+    content = dict(made.sets["montgomery"]["grid"])
+    first = content["rows"]
+    content["rows"] = [
+        *first,
+        *({**row, "prompt": "box", "val_f1": 0.5, "decoder": f"box-{row['decoder']}"} for row in first),
+    ]
+    made.sets["montgomery"]["grid"] = content
+    points, box = heat.grids(made)
+    assert ("points" in points.caption, "box" in box.caption) == (True, True)
+    cells = [[cell for _, row in one.rows for cell in row] for one in (points, box)]
+    assert [sum(cell.best for cell in some) for some in cells] == [1, 0]
+    assert all(cell.text == "0.5000" for cell in cells[1])
