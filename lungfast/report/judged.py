@@ -98,7 +98,9 @@ def near_unet(material: Material, set_name: str) -> Judgement:
         return untested()
     gap = paper.unet_gap(set_name) or OTHER_GAP
     unet = rows[0]
-    figures = [f"U-Net {_f1(unet)}; near is a difference above {signed(-gap)}"]
+    epochs = (unet.get("model") or {}).get("epochs")
+    budget = f" after {epochs} epochs" if epochs else ""
+    figures = [f"U-Net {_f1(unet)}{budget}; near is a difference above {signed(-gap)}"]
     theirs = paper.figure("VI", set_name, model="unet")
     if theirs:
         figures.append(f"the paper's U-Net: {mean_std(theirs.mean, theirs.std)}")
