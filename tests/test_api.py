@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -61,7 +63,8 @@ def test_a_rescan_and_the_command_agree(lab: Lab, runs: tuple[Path, Path], tmp_p
     ours = lab.rescan(runs[0], tmp_path / "ours")["rows"]
     result = CliRunner().invoke(main, ["thresholds", str(runs[0]), "-o", str(tmp_path / "theirs")])
     assert result.exit_code == 0, result.output
-    assert lab.rescan(runs[0], tmp_path / "ours", resume=True)["rows"] == ours
+    assert lab.rescan(runs[0], tmp_path / "ours", resume=True)["rows"] == json.loads(json.dumps(ours))
+    assert ours[0]["test"]["f1"] == ours[0]["f1"]["mean"] == pytest.approx(np.mean(ours[0]["f1"]["folds"]))
     assert [row["prompt"] for row in ours] == ["points", "box"]
 
 

@@ -13,8 +13,9 @@ from typing import Any
 from lungfast.frozen.prompts import PromptConfig
 from lungfast.records import LossName, Split
 from lungfast.runs import results
-from lungfast.studies.one_split import train_one_split, write_images
+from lungfast.studies.one_split import fold_scores, train_one_split, write_images
 from lungfast.studies.protocol import Study
+from lungfast.studies.summaries import summary_or_nothing
 from lungfast.studies.tables import chosen, config_row, improvement, mean_scores
 
 
@@ -44,7 +45,8 @@ def learning_curves(
         test = tested.get(one.cell.config.key)
         means = dict(mean_scores(test, chosen(one).index)) | {"n": len(test.images)} if test else None
         row = {"key": one.cell.config.key} | config_row(one) | improvement(one.trained.val_loss)
-        rows.append(row | {"test": means})
+        scores = [fold_scores(one, test)] if test else []
+        rows.append(row | {"test": means} | summary_or_nothing(scores, study.workspace.cache.images))
     content = results("train", rows, made_with | {"training": study.training})
     content["history"] = made.history()
     study.run.write_results(content)

@@ -16,9 +16,10 @@ from lungfast.errors import TrainingError
 from lungfast.frozen.prompts import PromptConfig
 from lungfast.records import LossName, Split
 from lungfast.runs import results
-from lungfast.studies.one_split import train_one_split, write_images
+from lungfast.studies.one_split import fold_scores, train_one_split, write_images
 from lungfast.studies.protocol import Outcome, Study
 from lungfast.studies.scoring import Scored
+from lungfast.studies.summaries import summary_or_nothing
 from lungfast.studies.tables import best_of, chosen, config_row, mean_scores
 
 
@@ -43,7 +44,12 @@ def grid(
     winners = _winners(made.outcomes)
     tests = study.test(winners)
     write_images(study, made.outcomes, list(zip(winners, tests, strict=True)))
-    rows = [config_row(outcome) for outcome in made.outcomes]
+    won = {one.cell.config.key: fold_scores(one, test) for one, test in zip(winners, tests, strict=True)}
+    images = study.workspace.cache.images
+    rows = []
+    for outcome in made.outcomes:
+        scores = [won[key]] if (key := outcome.cell.config.key) in won else []
+        rows.append(config_row(outcome) | summary_or_nothing(scores, images))
     content = results("grid", rows, made_with | {"training": study.training})
     content |= {"best": _best(winners, tests), "history": made.history()}
     study.run.write_results(content)

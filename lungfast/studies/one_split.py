@@ -16,7 +16,8 @@ from lungfast.records import LossName, Split
 from lungfast.studies.fitting import Trained
 from lungfast.studies.protocol import Cell, Outcome, Study
 from lungfast.studies.scoring import Scored
-from lungfast.studies.tables import cells_of, history_block, history_rows, image_rows
+from lungfast.studies.summaries import FoldScores
+from lungfast.studies.tables import cells_of, chosen, history_block, history_rows, image_rows
 
 
 class Lists(Protocol):
@@ -67,6 +68,12 @@ def train_one_split(lists: Lists, study: Study, splits: Sequence[Split]) -> OneS
     trained = study.fit(cells)
     study.run.write_rows("history.csv", history_rows(trained))
     return OneSplit(cells=cells, trained=trained, outcomes=study.validate(cells, trained))
+
+
+def fold_scores(outcome: Outcome, test: Scored) -> FoldScores:
+    """The test scores of one decoder at its own threshold."""
+    cell = outcome.cell
+    return FoldScores(fold=cell.split.name, seed=cell.config.seed, scored=test, index=chosen(outcome).index)
 
 
 def write_images(study: Study, outcomes: Sequence[Outcome], tested: Sequence[tuple[Outcome, Scored]]) -> None:

@@ -84,6 +84,11 @@ def summary(folds: Sequence[FoldScores], records: Sequence[ImageRecord], *, seed
     return row
 
 
+def summary_or_nothing(folds: Sequence[FoldScores], records: Sequence[ImageRecord]) -> dict[str, Any]:
+    """:func:`summary`, or the same keys without values where no test image was scored."""
+    return summary(folds, records, seed=folds[0].seed) if folds else empty_summary()
+
+
 def calibration(folds: Sequence[FoldScores]) -> dict[str, Any] | None:
     """Expected calibration error over the pixels of all folds, and of each; None where none was counted."""
     parts = [one.scored.reliability for one in folds if one.scored.reliability]

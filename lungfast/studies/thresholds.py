@@ -20,11 +20,11 @@ from lungfast.runs import RunFolder, results
 from lungfast.scored.scores import DEFAULT_THRESHOLDS, PAPER_THRESHOLDS, choose_threshold
 from lungfast.studies.fitting import Listener
 from lungfast.studies.models import FinishedRun, Model
-from lungfast.studies.one_split import train_one_split
+from lungfast.studies.one_split import fold_scores, train_one_split
 from lungfast.studies.protocol import Study
 from lungfast.studies.scoring import Predictions, Scored, score
 from lungfast.studies.session import ScoreBody
-from lungfast.studies.summaries import curve
+from lungfast.studies.summaries import FoldScores, curve, empty_summary, summary_or_nothing
 from lungfast.studies.workspace import Workspace
 
 HALF = 0.5
@@ -58,11 +58,12 @@ def thresholds(
     """Train one decoder per prompt and scan it; returns the content of results.json."""
     made = train_one_split(config, study, splits)
     outcomes = [outcome for outcome in made.outcomes if outcome.val]
-    rows = []
+    rows, images = [], study.workspace.cache.images
     for outcome, test in zip(outcomes, study.test(outcomes), strict=True):
-        prompt, scored = outcome.cell.prompt, ([outcome.val] if outcome.val else [], [test])
-        found, tested = curve(study.settings.thresholds, *scored), _tested(study.settings.thresholds, *scored)
-        rows.append(threshold_row(prompt.kind, found, tested, needs_ground_truth=prompt.is_oracle))
+        prompt = outcome.cell.prompt
+        found = curve(study.settings.thresholds, [outcome.val] if outcome.val else [], [test])
+        measured = summary_or_nothing([fold_scores(outcome, test)], images)
+        rows.append(threshold_row(prompt.kind, found, measured, needs_ground_truth=prompt.is_oracle))
     content = results("thresholds", rows, made_with | {"training": study.training})
     content["history"] = made.history()
     study.run.write_results(content)
@@ -85,9 +86,11 @@ def rescan(finished: FinishedRun, workspace: Workspace, listener: Listener) -> S
         for key in finished.rows():
             models = finished.models(key)
             listener.phase(f"scanning {key}", 0)
-            scored = [_scan(finished, models, workspace, part, listener) for part in _PARTS]
-            found, tested = curve(DEFAULT_THRESHOLDS, *scored), _tested(DEFAULT_THRESHOLDS, *scored)
-            rows.append(threshold_row(key, found, tested, needs_ground_truth=models[0].prompt.is_oracle))
+            val, test = (_scan(finished, models, workspace, part, listener) for part in _PARTS)
+            scores = [_chosen(*one) for one in zip(models, val, test, strict=True)]
+            measured = summary_or_nothing(scores, workspace.cache.images)
+            found = curve(DEFAULT_THRESHOLDS, val, test)
+            rows.append(threshold_row(key, found, measured, needs_ground_truth=models[0].prompt.is_oracle))
         content = results("thresholds", rows, made_with)
         run.write_results(content)
         return content
@@ -101,7 +104,7 @@ def from_cross_validation(content: Mapping[str, Any]) -> list[dict[str, Any]]:
         threshold_row(
             row["key"],
             row["curve"],
-            {name: row[name]["mean"] for name in ("f1", "iou")},
+            {name: row[name] for name in empty_summary()},
             needs_ground_truth=row["needs_ground_truth"],
         )
         for row in content["rows"]
@@ -110,12 +113,12 @@ def from_cross_validation(content: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def threshold_row(
-    prompt: str, found: Mapping[str, Any], tested: Mapping[str, float], *, needs_ground_truth: bool
+    prompt: str, found: Mapping[str, Any], measured: Mapping[str, Any], *, needs_ground_truth: bool
 ) -> dict[str, Any]:
-    """One prompt: its curve, the best of all thresholds and of the paper's five, and ``tested``.
+    """One prompt: its curve, the best of all thresholds and of the paper's five, and ``measured``.
 
-    The best of a mean curve describes; ``tested`` are scores at thresholds that each decoder chose on its own
-    validation images, as over all folds those images are everybody's test images too.
+    The best of a mean curve describes; ``measured`` is the summary of test scores at thresholds that each
+    decoder chose on its own validation images, as over all folds those images are everybody's test images.
     """
     scan = np.array(found["thresholds"])
     paper = np.flatnonzero(np.isin(np.round(scan, 9), np.round(PAPER_THRESHOLDS, 9)))
@@ -127,8 +130,9 @@ def threshold_row(
         **found,
         "chosen": _best(found, np.arange(len(scan))),
         "chosen_paper": _best(found, paper) if len(paper) else None,
-        "test": dict(tested),
+        "test": {name: measured[name]["mean"] for name in ("f1", "iou")},
         "test_at_half": {"f1": found["test_f1"][half], "iou": found["test_iou"][half]},
+        **measured,
     }
 
 
@@ -138,13 +142,10 @@ def _best(found: Mapping[str, Any], among: Int64) -> dict[str, float]:
     return {"threshold": choice.threshold, "val_f1": choice.mean_f1}
 
 
-def _tested(thresholds: Sequence[float], val: Sequence[Scored], test: Sequence[Scored]) -> dict[str, float]:
-    """Mean test scores over decoders, each at the threshold of its own validation images."""
-    at = [choose_threshold(one.values["f1"], thresholds).index for one in val]
-    return {
-        name: float(np.mean([one.at(name, q).mean() for one, q in zip(test, at, strict=True)]))
-        for name in ("f1", "iou")
-    }
+def _chosen(model: Model, val: Scored, test: Scored) -> FoldScores:
+    """Test scores at the threshold of the decoder's own validation images."""
+    index = choose_threshold(val.values["f1"], DEFAULT_THRESHOLDS).index
+    return FoldScores(fold=model.fold, seed=model.seed, scored=test, index=index)
 
 
 # --- stored logits ---------------------------------------------------------------------------------
