@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from lungfast import scored
+from lungfast import frozen, scored
 from lungfast.commands import main
 
 
@@ -19,11 +19,20 @@ def pytest_configure() -> None:
 
     numba's cache on disk sees changes of a function's own file, not of those that it calls.
     """
-    room = Path(scored.__file__).parent
-    youngest = max(path.stat().st_mtime for path in room.glob("*.py"))
-    for kernel in room.glob("__pycache__/*.nbi"):
-        if kernel.stat().st_mtime < youngest:
-            kernel.unlink()
+    _take_a_core()
+    for room in (Path(one.__file__).parent for one in (frozen, scored)):
+        youngest = max(path.stat().st_mtime for path in room.glob("*.py"))
+        for kernel in room.glob("__pycache__/*.nbi"):
+            if kernel.stat().st_mtime < youngest:
+                kernel.unlink(missing_ok=True)
+
+
+def _take_a_core() -> None:
+    """A worker of pytest-xdist keeps to a core of its own: threads of several would wait for each other."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
 @pytest.fixture(scope="session")

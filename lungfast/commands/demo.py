@@ -45,7 +45,7 @@ def command(output: Path, seed: int, *, quick: bool) -> None:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"{output} is not empty", fix="choose a new folder for -o")
     started = time.monotonic()
-    n_images, epochs = (6, 1) if quick else (16, 5)
+    n_images, epochs = (6, 1) if quick else (14, 4)
     phantoms = output / "phantoms"
     click.echo(f"1/3  two sets of {n_images} generated chest X-rays with lung masks -> {phantoms}")
     _draw(phantoms, n_images, seed)

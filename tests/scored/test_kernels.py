@@ -262,7 +262,19 @@ def test_half_is_logit_zero() -> None:
 def test_the_kernels_are_right_without_the_compiler() -> None:
     tests = [__file__, *(str(Path(__file__).with_name(f"test_{name}.py")) for name in ("bits", "lanes"))]
     overflow = "ignore:overflow encountered in scalar multiply:RuntimeWarning"  # of the bit counts: meant
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-W", overflow, *tests]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-n0",
+        "-p",
+        "no:cacheprovider",
+        "-W",
+        overflow,
+        *tests,
+    ]
     done = subprocess.run(
         command,
         env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
