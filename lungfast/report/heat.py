@@ -44,11 +44,11 @@ def grids(material: Material) -> list[HeatMap]:
             values = {(row["lr"], row["wd"]): row["val_f1"] for row in these}
             texts = [[values.get((lr, wd)) for wd in wds] for lr in lrs]
             won = {(row["lr"], row["wd"]) for row in these if row["decoder"] == best.get("decoder")}
-            told = [
+            names = [
                 f"seed {value}" if key == "seed" else str(value)
                 for key, value in zip(_APART, apart, strict=True)
+                if key == "loss" or key in varying
             ]
-            names = [text for key, text in zip(_APART, told, strict=True) if key == "loss" or key in varying]
             cells = _warm(texts, digits=4, best=[[(lr, wd) in won for wd in wds] for lr in lrs])
             found.append(
                 HeatMap(

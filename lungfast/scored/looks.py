@@ -1,9 +1,9 @@
 """A look at every pixel of a patch whose samples do not decide it, pair by pair of input rows.
 
 Comes in: a patch of native pixels, at most as many rows as mix the same low-resolution samples. Goes out:
-counts added to the bins. Few edges are compared with every pixel (lanes.py). Many are
-looked up, for a whole column at once where that is enough: between two input rows a column's values are
-monotone, rounding included, so its first and last often tell.
+counts added to the bins. Few edges are compared with every pixel (lanes.py). Many are looked up, for a whole
+column at once where that is enough: between two input rows a column's values are monotone, rounding included,
+so its first and last often tell.
 """
 
 from __future__ import annotations

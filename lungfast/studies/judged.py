@@ -41,6 +41,16 @@ class Measures:
     note: str
 
 
+def quality_and_disagreement(
+    logits_Khw: Float32, valid_hw: Bool, thresholds: Sequence[float]
+) -> tuple[float, float | None]:
+    """The members' mean quality, and how far their masks are apart; each at its own threshold."""
+    edges_K = np.array([logit_of(threshold) for threshold in thresholds])
+    apart = disagreement((logits_Khw > edges_K[:, None, None]) & valid_hw)
+    dice_K = [self_dice(one, valid_hw, t) for one, t in zip(logits_Khw, thresholds, strict=True)]
+    return float(np.mean(dice_K)), apart
+
+
 def reasons_to_look(division: Division, apart: float | None, *, constant: bool = False) -> list[str]:
     """Of the plain rules, which need no calibration; ``apart`` is the ensemble's disagreement."""
     rules = {
@@ -85,11 +95,7 @@ class Judge:
         """The native mask of the mean logits, and what is to be said of it."""
         mask_HW = predict_mask(mean_hw, frame, self.threshold)
         valid_hw = frame.valid_hw((mean_hw.shape[0], mean_hw.shape[1]))
-        edges_K = np.array([logit_of(threshold) for threshold in self.thresholds])
-        apart = disagreement((logits_Khw > edges_K[:, None, None]) & valid_hw)
-        quality = float(
-            np.mean([self_dice(one, valid_hw, t) for one, t in zip(logits_Khw, self.thresholds, strict=True)])
-        )
+        quality, apart = quality_and_disagreement(logits_Khw, valid_hw, self.thresholds)
         areas = lung_areas(mask_HW)
         found = reasons_to_look(areas.division, apart, constant=bool(image_HW.min() == image_HW.max()))
         if self.cut is not None and quality < self.cut:

@@ -27,17 +27,14 @@ from lungfast.scored.kernels import count_image, predict_mask, threshold_edges
 from lungfast.scored.quality import (
     FALSE_ALARM,
     GOOD_F1,
-    disagreement,
     flag_scores,
     highest_cut,
-    logit_of,
-    self_dice,
 )
 from lungfast.scored.scores import scores_of
 from lungfast.scored.sides import lung_areas
 from lungfast.studies.ahead import PassListener
 from lungfast.studies.ensemble import Ensemble, mean_threshold
-from lungfast.studies.judged import QUALITY, reasons_to_look
+from lungfast.studies.judged import QUALITY, quality_and_disagreement, reasons_to_look
 from lungfast.studies.models import FinishedRun
 from lungfast.studies.scoring import Candidate, Predictions, predictions, prepare, score
 from lungfast.studies.session import cache_facts
@@ -269,11 +266,9 @@ def _verdict(logits_K: Sequence[Float32], thresholds: Sequence[float], frame: Fr
     """What ``predict`` would say of the mean of these logits (h, w), its lungs counted on a smaller mask."""
     logits_Khw = np.stack(logits_K)
     valid_hw = frame.valid_hw((logits_Khw.shape[1], logits_Khw.shape[2]))
-    edges_K = np.array([logit_of(threshold) for threshold in thresholds])
-    apart = disagreement((logits_Khw > edges_K[:, None, None]) & valid_hw)
+    quality, apart = quality_and_disagreement(logits_Khw, valid_hw, thresholds)
     scale = min(1.0, DIVIDED_AT / max(frame.native_size))
     height, width = (max(1, round(side * scale)) for side in frame.native_size)
     mean_hw = logits_Khw.mean(0, dtype=np.float32)
     mask_HW = predict_mask(mean_hw, replace(frame, native_size=(height, width)), mean_threshold(thresholds))
-    quality = np.mean([self_dice(one, valid_hw, t) for one, t in zip(logits_K, thresholds, strict=True)])
-    return float(quality), bool(reasons_to_look(lung_areas(mask_HW).division, apart))
+    return quality, bool(reasons_to_look(lung_areas(mask_HW).division, apart))

@@ -132,13 +132,7 @@ class Steps:
 
     def _step(self, study: str, name: str | None, pairs: float) -> Step:
         act = self._transfer if name is None else partial(getattr(self, f"_{study}"), name)
-        return Step(
-            study=study,
-            set=name,
-            done=self._run_of(name, study) / ANSWER,
-            pairs=pairs,
-            act=act,
-        )
+        return Step(study=study, set=name, done=self._run_of(name, study) / ANSWER, pairs=pairs, act=act)
 
     def _quality_step(self, name: str) -> Step:
         scored = 2 * len(self._workspaces[name].cache.images) * SCORED_SHARE
