@@ -6,7 +6,7 @@ Weights are random, X-rays generated. The peer is a loop of SamPredictor.set_ima
 autocast; ours is what ``lungfast embed --precision`` runs. The limit is the encoder's arithmetic without
 padding (linear layers and attention) at the rate of a matrix product of the same type, measured now. Features
 are compared with those of the fp32 peer. Then ``lungfast embed`` as a process: seconds an image, start, peak
-memory. Where CUDA exists ViT-H runs there (embed_gpu.py); elsewhere that row is skipped.
+memory. ViT-H on a GPU: bench_gpu.py.
 """
 
 from __future__ import annotations
@@ -148,17 +148,13 @@ def run(*, quick: bool, repeats: int) -> Path:
     if not quick:
         with tempfile.TemporaryDirectory() as folder:
             tables.append([embed_process("vit_b", Path(folder), 6)])
-    if torch.cuda.is_available() and not quick:
-        more, asked = embed_gpu.measure()
-        tables.append(more)
-        targets += asked
     flop = encoder_flop(sam.image_encoder)
     content = {
         "title": "From an image to its embedding",
         "question": f"SAM's vit_b, random weights, {cpu_count()} cores, against SamPredictor.set_image; "
         f"median of {repeats}. The limit: {flop / 1e12:.3f} TFLOP an image at the rate of a matrix product "
         "of that type. Errors are norms of differences over the norm of the fp32 features.",
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "device": "cpu",
         "tables": tables,
         "targets": targets,
     }
@@ -171,8 +167,6 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     options = parser.parse_args(arguments)
     path = run(quick=options.quick, repeats=options.repeats)
     print_targets(path)
-    if not torch.cuda.is_available():
-        print("embed-vit-h skipped: no CUDA device")
     return path
 
 

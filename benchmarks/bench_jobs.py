@@ -1,6 +1,7 @@
 """How long do whole jobs take, started as a user starts them? Seconds of ``lungfast`` processes.
 
     python -m benchmarks.bench_jobs [--quick] [--data DIR] [--jobs grid,cv,paper] [--epochs 100,60,20]
+        [--drawn DIR]
 
 ``grid``: Montgomery embedded, then its 3x3 grid at 100 epochs. ``cv``: both sets embedded, then five folds of
 each (60 epochs of Montgomery, 20 of Shenzhen, which is four times as large). Both with nano, on every core.
@@ -138,15 +139,18 @@ def xrays(data: Path | None, folder: Path, *, quick: bool) -> tuple[Path, str]:
     return folder, f"{sum(counts.values())} generated X-rays of 512 px"
 
 
-def of_the_paper(folder: Path) -> tuple[Path, list[str]]:
+def of_the_paper(folder: Path, drawn: Path | None) -> tuple[Path, list[str]]:
     """What ``paper`` reads: X-rays as large as the official ones, a ViT-H checkpoint; neither is timed."""
-    checkpoint = folder / "random_vit_h.pth"
+    checkpoint, official = folder / "random_vit_h.pth", drawn or folder / "official"
     random_checkpoint("vit_h", checkpoint)
-    films.draw(folder / "official", films.OFFICIAL_COUNTS, films.OFFICIAL_SIDES)
-    return folder / "official", ["--checkpoint", str(checkpoint)]
+    if not official.exists():
+        films.draw(official, films.OFFICIAL_COUNTS, films.OFFICIAL_SIDES)
+    return official, ["--checkpoint", str(checkpoint)]
 
 
-def run(jobs: Sequence[str], epochs: Sequence[int], data: Path | None, *, quick: bool) -> Path:
+def run(
+    jobs: Sequence[str], epochs: Sequence[int], data: Path | None, *, drawn: Path | None = None, quick: bool
+) -> Path:
     is_look = tuple(epochs) != EPOCHS
     tables, targets, read = [], [], "nothing"
     with tempfile.TemporaryDirectory() as name:
@@ -154,7 +158,7 @@ def run(jobs: Sequence[str], epochs: Sequence[int], data: Path | None, *, quick:
             folder = Path(name) / job
             folder.mkdir()
             if job == "paper":
-                place = Place(folder, epochs, *of_the_paper(folder))
+                place = Place(folder, epochs, *of_the_paper(folder, drawn))
             else:
                 found, read = xrays(data, Path(name) / "xrays", quick=quick)
                 place = Place(folder, epochs, found)
@@ -170,7 +174,8 @@ def run(jobs: Sequence[str], epochs: Sequence[int], data: Path | None, *, quick:
         "tables": tables,
         "targets": targets,
     }
-    return write_record("jobs", content, quick=quick or is_look)
+    name = "paper" if list(jobs) == ["paper"] else "jobs"
+    return write_record(name, content | {"script": "bench_jobs.py"}, quick=quick or is_look)
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
@@ -178,6 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
 
     parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, help="a folder that holds MontgomerySet and ChinaSet_AllFiles")
+    parser.add_argument("--drawn", type=Path, help="where paper's X-rays are kept from run to run")
     parser.add_argument("--jobs", default="", help="of grid, cv, paper [default: those that can run here]")
     parser.add_argument("--epochs", default="", help="of the grid and of each set's folds: a shorter look")
     options = parser.parse_args(arguments)
@@ -188,7 +194,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     epochs = tuple(map(int, options.epochs.split(","))) if options.epochs else EPOCHS
     if len(epochs) != len(EPOCHS):
         parser.error(f"--epochs {options.epochs}: expected three numbers, such as 10,6,2")
-    path = run(asked, (1, 1, 1) if options.quick else epochs, options.data, quick=options.quick)
+    epochs = (1, 1, 1) if options.quick else epochs
+    path = run(asked, epochs, options.data, drawn=options.drawn, quick=options.quick)
     print_targets(path)
     if "paper" not in possible:
         print("job-paper skipped: no CUDA device")

@@ -1,13 +1,13 @@
 """How long is a training step of the mask decoder, and how soon is the first one made?
 
-    python -m benchmarks.bench_train [--quick] [--threads N] [--compiled] [--device cuda]
+    python -m benchmarks.bench_train [--quick] [--threads N] [--compiled]
 
 The same cached tensors go to everyone; one step is forward, loss, backward and Adam of a batch. Stock is
 segment-anything's MaskDecoder image by image (it takes no batch of images), MONAI's DiceFocalLoss and
 torch.optim.Adam over all parameters that the loss reaches; transformers (where it is installed) is its
 ``SamModel`` with ``image_embeddings``, batched. Both run in fp32 and under bf16 autocast, and the better
 counts. Rounds are interleaved; the first is not counted. Then processes: the time from their start to the
-first training step on 704 cached images, and to the end of ``lungfast --help``.
+first training step on 704 cached images, and to the end of ``lungfast --help``. On a GPU: bench_gpu.py.
 """
 
 from __future__ import annotations
@@ -217,19 +217,6 @@ def measure_stack(
     return table, Target("stack-9", ratio(seconds["alone"], seconds["stack"]), at_least=1)
 
 
-def measure_gpu(device: str, side: int, n_images: int, repeats: int) -> tuple[list[dict[str, Any]], Target]:
-    """A stack of nine against the stock loop, which trains them one after another, image by image."""
-    ours = our_step(make_batch(side, 9, n_images, device), side, "bf16", compiled=True)
-    batch = make_batch(side, 1, n_images, device)
-    stock = {f"stock {name}": stock_step(batch, side, autocast=name == "bf16") for name in ("fp32", "bf16")}
-    seconds = time_interleaved({"lungfast bf16 compiled, stack of 9": ours, **stock}, repeats=repeats)
-    median = medians(seconds)
-    each = {name: value / n_images / (9 if "9" in name else 1) for name, value in median.items()}
-    table = [{"candidate": name, "ms a decoder and image": round(1e3 * each[name], 4)} for name in each]
-    fastest = min(each[name] for name in stock)
-    return table, Target("train-gpu", fastest / each["lungfast bf16 compiled, stack of 9"], at_least=100)
-
-
 def roofline(side: int, n_images: int, rates: Rates, precision: str) -> dict[str, Any]:
     """Milliseconds an image that arithmetic and memory allow on this machine, measured now."""
     step = Step(side=side, n_images=n_images, prompt_tokens=PROMPT_TOKENS)
@@ -244,7 +231,7 @@ def roofline(side: int, n_images: int, rates: Rates, precision: str) -> dict[str
     }
 
 
-def run(*, quick: bool = False, threads: int = 2, compiled: bool = False, device: str = "cpu") -> Path:
+def run(*, quick: bool = False, threads: int = 2, compiled: bool = False) -> Path:
     torch.set_num_threads(threads)
     side, small, n_images, n_decoders, repeats = (8, 4, 2, 2, 1) if quick else (64, 32, 8, 9, 7)
     default = resolve_precision("auto", torch.device("cpu")).name
@@ -254,10 +241,6 @@ def run(*, quick: bool = False, threads: int = 2, compiled: bool = False, device
     limits = [roofline(side, n_images, rates, name) for name in ("fp32", "bf16")]
     with tempfile.TemporaryDirectory() as folder:
         started, begun = starts.measure(Path(folder), quick=quick)
-    gpu_table, gpu_targets = [], []
-    if device != "cpu":
-        gpu_table, gpu_target = measure_gpu(device, side, n_images, repeats)
-        gpu_targets = [gpu_target]
     content = {
         "title": "Training step of the mask decoder",
         "question": f"Forward, loss, backward and Adam, {side}x{side} image tokens, batch {n_images}, "
@@ -265,9 +248,9 @@ def run(*, quick: bool = False, threads: int = 2, compiled: bool = False, device
         f"and transformers? {n_decoders} decoders of {small}x{small} tokens together? What does the machine "
         "allow? How soon is the first step made?",
         "threads": threads,
-        "device": device,
-        "tables": [one for one in (table, stacked, limits, started, gpu_table) if one],
-        "targets": [*targets, target, *begun, *gpu_targets],
+        "device": "cpu",
+        "tables": [table, stacked, limits, started],
+        "targets": [*targets, target, *begun],
     }
     return write_record("train", content, quick=quick)
 
@@ -276,9 +259,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     parser = parser_of(__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compiled", action="store_true", help="torch.compile too (minutes to compile)")
-    parser.add_argument("--device", default="cpu", help="cuda: also a stack of nine on the GPU")
     options = parser.parse_args(arguments)
-    path = run(quick=options.quick, threads=options.threads, compiled=options.compiled, device=options.device)
+    path = run(quick=options.quick, threads=options.threads, compiled=options.compiled)
     print_targets(path)
     return path
 

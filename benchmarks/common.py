@@ -138,18 +138,40 @@ def measure_copy_rate(n_bytes: int = 256 << 20, repeats: int = 5) -> float:
     return 2 * n_bytes / min(seconds["copy"])
 
 
-def measure_matmul_rate(dtype: str, side: int = 2048, repeats: int = 5, device: str = "cpu") -> float:
-    """FLOP/s (2 per multiply-add) of torch's square matrix product in ``float32``, ``bfloat16``, …"""
+def measure_device_copy_rate(device: str, n_bytes: int = 4 << 30, repeats: int = 5) -> float:
+    """The same inside a device's own memory."""
     import torch
 
-    left_torch = torch.ones(side, side, dtype=getattr(torch, dtype), device=device)
+    source = torch.ones(n_bytes, dtype=torch.uint8, device=device)
+    target = torch.zeros_like(source)
+
+    def copied() -> None:
+        target.copy_(source)
+        wait_for(device)
+
+    return 2 * n_bytes / min(time_interleaved({"copy": copied}, repeats=repeats)["copy"])
+
+
+def measure_matmul_rate(dtype: str, side: int = 2048, repeats: int = 5, device: str = "cpu") -> float:
+    """FLOP/s (2 per multiply-add) of torch's square product of random matrices in ``float32``, …"""
+    import torch
+
+    # random, not ones: a GPU multiplies those an eighth faster
+    left = torch.randn(side, side, device=device).to(getattr(torch, dtype))
 
     def product() -> None:
-        _ = left_torch @ left_torch
-        if device != "cpu":
-            torch.cuda.synchronize()
+        _ = left @ left
+        wait_for(device)
 
     return 2 * side**3 / min(time_interleaved({"product": product}, repeats=repeats)["product"])
+
+
+def wait_for(device: str) -> None:
+    """Until a GPU has done what it was given."""
+    import torch
+
+    if device != "cpu":
+        torch.cuda.synchronize(device)
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.common import measure_copy_rate, measure_matmul_rate
+from benchmarks.common import measure_copy_rate, measure_device_copy_rate, measure_matmul_rate
 
 OUTPUT_TOKENS, HEADS, CHANNELS, INNER = 5, 8, 256, 128
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
@@ -25,13 +25,13 @@ class Rates:
 
     @classmethod
     def measured(cls, device: str = "cpu", *, quick: bool = False) -> Rates:
-        side = 64 if quick else 2048
-        return cls(
-            products={
-                name: measure_matmul_rate(dtype, side=side, device=device) for name, dtype in DTYPES.items()
-            },
-            copied=measure_copy_rate(1 << 20 if quick else 256 << 20),
-        )
+        on_cpu = device == "cpu"
+        side, n_bytes = (64, 1 << 20) if quick else (2048, 256 << 20) if on_cpu else (8192, 4 << 30)
+        products = {
+            name: measure_matmul_rate(dtype, side=side, device=device) for name, dtype in DTYPES.items()
+        }
+        copied = measure_copy_rate(n_bytes) if on_cpu else measure_device_copy_rate(device, n_bytes)
+        return cls(products=products, copied=copied)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,10 +45,11 @@ def section(record: Mapping[str, Any]) -> str:
         f"{hardware['cpu']}, {hardware['cores']} cores ({bf16} native bf16), {hardware['memory_gib']} GiB, "
         f"device {hardware['device']}, {hardware['system']}"
     )
+    script = record.get("script", f"bench_{record['name']}.py")
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     return (
         f"## {record['title']}\n\n{record['question']}\n\n{shown}\n\n"
-        f"`bench_{record['name']}.py`, {record['date']}: {place}; {versions}.\n"
+        f"`{script}`, {record['date']}: {place}; {versions}.\n"
     )
 
 

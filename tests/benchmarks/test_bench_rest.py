@@ -12,6 +12,7 @@ import torch
 from benchmarks import (
     bench_cache,
     bench_embed,
+    bench_gpu,
     bench_jobs,
     bench_memory,
     bench_recipe,
@@ -55,6 +56,18 @@ def test_embedding(capsys) -> None:
     errors = {row["vit_b"]: row["error against fp32"] for row in table}
     assert errors["lungfast fp32"] < 1e-5
     assert errors["lungfast bf16"] < 0.05
+
+
+def test_a_gpu(capsys) -> None:
+    path = bench_gpu.main(["--quick"])
+    assert path is not None
+    trained, (limit,), encoded = json.loads(path.read_text())["tables"]
+    assert {"train-gpu", "train-gpu-roofline", "stack-9-gpu", "embed-vit-h"} <= set(
+        rows_said(capsys.readouterr().out)
+    )
+    assert all(row["share of the limit"] > 0 for row in trained)
+    assert limit["ms an image, products"] > 0
+    assert all(row["images/s"] > 0 for row in encoded)
 
 
 @pytest.mark.process

@@ -1,0 +1,119 @@
+"""What does one GPU do: images a second through ViT-H, and training steps of a stack of decoders?
+
+    python -m benchmarks.bench_gpu [--quick] [--repeats 5]
+
+Needs CUDA (``--quick`` runs tiny sizes on the CPU). Weights are random. The encoder runs against
+SamPredictor.set_image and against stock with segment-anything-fast's techniques (embed_gpu.py); a stack of
+nine against segment-anything's decoder image by image, against transformers, and against our own decoders one
+after another. The limits are this GPU's rate of bf16 products of random matrices and its rate of copying,
+both measured in the same process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import embed_gpu
+from benchmarks.bench_train import PROMPT_TOKENS, hugging_face_step, make_batch, our_step, stock_step
+from benchmarks.common import (
+    Target,
+    medians,
+    parser_of,
+    print_targets,
+    ratio,
+    time_interleaved,
+    write_record,
+)
+from benchmarks.limits import Rates, Step
+
+N_IMAGES, STACK = 8, 9
+STACKED, ALONE = "lungfast, nine in one stack", "lungfast, one"
+
+
+def candidates(device: str, side: int) -> dict[str, tuple[int, Callable[[], Any]]]:
+    """Decoders that a step trains, and the step."""
+    compiled = device != "cpu"
+    one, nine = (make_batch(side, n, N_IMAGES, device) for n in (1, STACK))
+    found: dict[str, tuple[int, Callable[[], Any]]] = {
+        STACKED: (STACK, our_step(nine, side, "bf16", compiled=compiled)),
+        ALONE: (1, our_step(one, side, "bf16", compiled=compiled)),
+        "stock fp32": (1, stock_step(one, side, autocast=False)),
+        "stock bf16": (1, stock_step(one, side, autocast=True)),
+    }
+    if find_spec("transformers"):
+        found["transformers bf16"] = (1, hugging_face_step(one, side, autocast=True))
+    return found
+
+
+def measure_training(
+    device: str, side: int, rates: Rates, repeats: int
+) -> tuple[list[list[dict[str, Any]]], list[Target]]:
+    measured = candidates(device, side)
+    seconds = time_interleaved({name: step for name, (_, step) in measured.items()}, repeats=repeats)
+    each = {
+        name: [value / measured[name][0] / N_IMAGES for value in values] for name, values in seconds.items()
+    }
+    step = Step(side=side, n_images=N_IMAGES, prompt_tokens=PROMPT_TOKENS)
+    limit = step.limit(rates, "bf16")
+    stock = min(("stock fp32", "stock bf16"), key=lambda name: medians(each)[name])
+    table = [
+        {
+            "candidate": name,
+            "ms a decoder and image": round(1e3 * value, 4),
+            "times the better stock": round(ratio(each[stock], each[name]), 1),
+            "share of the limit": round(limit / value, 3),
+        }
+        for name, value in medians(each).items()
+    ]
+    arithmetic, moved = step.seconds(rates, "bf16")
+    limits = {
+        "limit": f"{device}, bf16",
+        "TFLOP/s, measured": round(rates.products["bf16"] / 1e12),
+        "GB/s copied, measured": round(rates.copied / 1e9),
+        "GFLOP an image": round(step.flop / 1e9, 2),
+        "ms an image, products": round(1e3 * arithmetic, 4),
+        "ms an image, bytes": round(1e3 * moved, 4),
+    }
+    return [table, [limits]], [
+        Target("train-gpu", ratio(each[stock], each[STACKED]), at_least=100),
+        Target("train-gpu-roofline", limit / medians(each)[STACKED], at_least=0.5),
+        Target("stack-9-gpu", ratio(each[ALONE], each[STACKED]), at_least=4),
+    ]
+
+
+def run(device: str, *, quick: bool, repeats: int) -> Path:
+    rates, side = Rates.measured(device, quick=quick), 4 if quick else 64
+    trained, targets = measure_training(device, side, rates, 1 if quick else repeats)
+    for row in (row for table in trained for row in table):
+        print(row, flush=True)
+    encoded, asked = embed_gpu.measure(device, rates, quick=quick, repeats=1 if quick else 3)
+    content = {
+        "title": "One GPU",
+        "question": f"A training step (forward, loss, backward, Adam; {side}x{side} image tokens, batch "
+        f"{N_IMAGES}, {PROMPT_TOKENS} prompt tokens), medians of {repeats}; and ViT-H's embeddings.",
+        "device": device,
+        "tables": [*trained, encoded],
+        "targets": [*targets, *asked],
+    }
+    return write_record("gpu", content, quick=quick)
+
+
+def main(arguments: Sequence[str] | None = None) -> Path | None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args(arguments)
+    if not options.quick and not torch.cuda.is_available():
+        print("train-gpu and embed-vit-h skipped: no CUDA device")
+        return None
+    path = run("cpu" if options.quick else "cuda", quick=options.quick, repeats=options.repeats)
+    print_targets(path)
+    return path
+
+
+if __name__ == "__main__":
+    main()
