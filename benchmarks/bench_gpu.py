@@ -66,7 +66,7 @@ def measure_training(
             "candidate": name,
             "ms a decoder and image": round(1e3 * value, 4),
             "times the better stock": round(ratio(each[stock], each[name]), 1),
-            "share of the limit": round(limit / value, 3),
+            "share of the limit": float(f"{limit / value:.2g}"),
         }
         for name, value in medians(each).items()
     ]

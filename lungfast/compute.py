@@ -122,6 +122,7 @@ class Hardware:
 
 
 def hardware(device: str = "cpu") -> Hardware:
+    """This machine, with the GPU's name where ``device`` is one."""
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     match = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
@@ -130,6 +131,12 @@ def hardware(device: str = "cpu") -> Hardware:
         cores=cpu_count(),
         memory_gib=round(total / 2**30, 1),
         bf16=cpu_has_bf16(),
-        device=device,
+        device=device if device == "cpu" else f"{device} ({_gpu_name(device)})",
         system=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     )
+
+
+def _gpu_name(device: str) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device)

@@ -66,3 +66,8 @@ def test_hardware_is_json() -> None:
     found = compute.hardware().as_dict()
     assert found["cores"] == compute.cpu_count()
     assert found["cpu"]
+
+
+def test_hardware_names_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H200")
+    assert compute.hardware("cuda:1").device == "cuda:1 (NVIDIA H200)"

@@ -19,7 +19,8 @@ RATES = {"lr_K": np.array([1e-3, 1e-4, 3e-4]), "wd_K": np.array([0.0, 0.1, 1e-3]
 
 
 def on_gpu(batch: StackBatch) -> StackBatch:
-    return StackBatch(**{name: value.cuda() for name, value in vars(batch).items()})
+    moved = {name: value if value is None else value.cuda() for name, value in vars(batch).items()}
+    return StackBatch(**moved)
 
 
 @pytest.mark.parametrize(("groups", "micro_batch"), [(1, None), (3, 2)])
