@@ -22,7 +22,7 @@ from lungfast.frozen.nano import HybridConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-GROUP = 24
+GROUP = 32
 """Channels a group of the group norms."""
 
 

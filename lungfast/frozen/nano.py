@@ -17,7 +17,7 @@ from lungfast.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-NANO_SHA256 = "05ec39c036dc9c57fd0ca369631c7c0c6a8f151ea7c3e1fd05cf670747b2b797"
+NANO_SHA256 = "6ad5f89ae834178ad2069f62ec3b71f415627440b794e03a9c0b72b4bd04580b"
 NANO_PATH = Path(__file__).with_name("nano.safetensors")
 RANDOM_NANO_SHA256 = "cecaaea745e0fbaa360a166291fc5b6b110d96856710eeac0d541e07ea351c3f"
 """The weights that earlier versions called nano: random, for an input of 512 px."""
@@ -33,7 +33,7 @@ class HybridConfig:
     """
 
     input_size: int = 256
-    widths: tuple[int, int, int, int] = (24, 48, 96, 192)
+    widths: tuple[int, int, int, int] = (32, 64, 128, 192)
     blocks: tuple[int, int, int] = (2, 2, 1)
     layers: int = 3
     heads: int = 6

@@ -29,9 +29,9 @@ class PretrainingConfig:
     X-rays of half the side: a third of the time, and as good for learning what is where.
     """
 
-    steps: int = 2000
-    small_steps: int = 900
-    batch: int = 16
+    steps: int = 2882
+    small_steps: int = 576
+    batch: int = 32
     lr: float = 1e-3
     weight_decay: float = 0.05
     warm_up: int = 100
