@@ -35,10 +35,10 @@ N_IMAGES, STACK = 8, 9
 STACKED, ALONE = "lungfast, nine in one stack", "lungfast, one"
 
 
-def candidates(device: str, side: int) -> dict[str, tuple[int, Callable[[], Any]]]:
+def candidates(device: str, side: int, n_images: int) -> dict[str, tuple[int, Callable[[], Any]]]:
     """Decoders that a step trains, and the step."""
     compiled = device != "cpu"
-    one, nine = (make_batch(side, n, N_IMAGES, device) for n in (1, STACK))
+    one, nine = (make_batch(side, n, n_images, device) for n in (1, STACK))
     found: dict[str, tuple[int, Callable[[], Any]]] = {
         STACKED: (STACK, our_step(nine, side, "bf16", compiled=compiled)),
         ALONE: (1, our_step(one, side, "bf16", compiled=compiled)),
@@ -51,14 +51,14 @@ def candidates(device: str, side: int) -> dict[str, tuple[int, Callable[[], Any]
 
 
 def measure_training(
-    device: str, side: int, rates: Rates, repeats: int
+    device: str, side: int, n_images: int, rates: Rates, repeats: int
 ) -> tuple[list[list[dict[str, Any]]], list[Target]]:
-    measured = candidates(device, side)
+    measured = candidates(device, side, n_images)
     seconds = time_interleaved({name: step for name, (_, step) in measured.items()}, repeats=repeats)
     each = {
-        name: [value / measured[name][0] / N_IMAGES for value in values] for name, values in seconds.items()
+        name: [value / measured[name][0] / n_images for value in values] for name, values in seconds.items()
     }
-    step = Step(side=side, n_images=N_IMAGES, prompt_tokens=PROMPT_TOKENS)
+    step = Step(side=side, n_images=n_images, prompt_tokens=PROMPT_TOKENS)
     limit = step.limit(rates, "bf16")
     stock = min(("stock fp32", "stock bf16"), key=lambda name: medians(each)[name])
     table = [
@@ -87,15 +87,16 @@ def measure_training(
 
 
 def run(device: str, *, quick: bool, repeats: int) -> Path:
-    rates, side = Rates.measured(device, quick=quick), 4 if quick else 64
-    trained, targets = measure_training(device, side, rates, 1 if quick else repeats)
+    rates = Rates.measured(device, quick=quick)
+    side, n_images = (4, 1) if quick else (64, N_IMAGES)
+    trained, targets = measure_training(device, side, n_images, rates, 1 if quick else repeats)
     for row in (row for table in trained for row in table):
         print(row, flush=True)
     encoded, asked = embed_gpu.measure(device, rates, quick=quick, repeats=1 if quick else 3)
     content = {
         "title": "One GPU",
         "question": f"A training step (forward, loss, backward, Adam; {side}x{side} image tokens, batch "
-        f"{N_IMAGES}, {PROMPT_TOKENS} prompt tokens), medians of {repeats}; and ViT-H's embeddings.",
+        f"{n_images}, {PROMPT_TOKENS} prompt tokens), medians of {repeats}; and ViT-H's embeddings.",
         "device": device,
         "tables": [*trained, encoded],
         "targets": [*targets, *asked],

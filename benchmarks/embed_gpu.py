@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,9 @@ def measure(device: str, rates: Rates, *, quick: bool, repeats: int = 3) -> tupl
     """Images a second of every route, and of decoding on this machine's cores."""
     sam = random_sam(tiny_sam if quick else sam_model_registry["vit_h"], device)
     film_HW = render_phantom(MONTGOMERY, 0, (1024, 848)).image_HW
-    n_images, flop = BATCH * (1 if quick else BATCHES), encoder_flop(sam.image_encoder)
-    seconds = time_interleaved(routes(sam, film_HW, n_images, compiled=not quick), repeats=repeats)
+    batch, flop = 1 if quick else BATCH, encoder_flop(sam.image_encoder)
+    n_images = batch * (1 if quick else BATCHES)
+    seconds = time_interleaved(routes(sam, film_HW, n_images, batch, compiled=not quick), repeats=repeats)
     table = [
         {
             f"vit_h, {n_images} images": name,
@@ -58,7 +59,7 @@ def measure(device: str, rates: Rates, *, quick: bool, repeats: int = 3) -> tupl
         for name, value in medians(seconds).items()
     ]
     share = flop * n_images / medians(seconds)[OURS] / rates.products["bf16"]
-    decoded = decoding_rate(2) if quick else decoding_rate()
+    decoded = decoding_rate(2, films.SMALL_SIDES) if quick else decoding_rate()
     table.append({f"vit_h, {n_images} images": "decoding and resizing alone", "images/s": round(decoded, 1)})
     return table, [
         Target("embed-vit-h", share, at_least=0.5),
@@ -66,30 +67,32 @@ def measure(device: str, rates: Rates, *, quick: bool, repeats: int = 3) -> tupl
     ]
 
 
-def routes(sam: Sam, film_HW: UInt8, n_images: int, *, compiled: bool) -> dict[str, Callable[[], object]]:
+def routes(
+    sam: Sam, film_HW: UInt8, n_images: int, batch: int, *, compiled: bool
+) -> dict[str, Callable[[], object]]:
     """Each encodes the same number of images and waits for the last features."""
     predictor, film_HW3 = SamPredictor(sam), film_HW[..., None].repeat(3, axis=2)
     device = str(sam.pixel_mean.device)
     ours = encoder_of(copy.deepcopy(sam.image_encoder), "bf16", device)
-    batch = torch.randn(BATCH, 3, 1024, 1024, device=device, dtype=torch.bfloat16)
+    images = torch.randn(batch, 3, 1024, 1024, device=device, dtype=torch.bfloat16)
     cast = copy.deepcopy(sam.image_encoder).to(torch.bfloat16)
 
     def loop(*, autocast: bool) -> object:
-        with torch.autocast(batch.device.type, torch.bfloat16, enabled=autocast):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
             for _ in range(n_images):
                 predictor.set_image(film_HW3)
         return wait_for(device)
 
     def batches(encoder: Any) -> object:
         with torch.inference_mode():
-            found = [encoder(batch).float().cpu() for _ in range(n_images // BATCH)]
+            found = [encoder(images).float().cpu() for _ in range(n_images // batch)]
         return found
 
     found: dict[str, Callable[[], object]] = {
         LOOP: lambda: loop(autocast=False),
         "set_image, bf16 autocast": lambda: loop(autocast=True),
         "stock in bf16, batches": lambda: batches(cast),
-        OURS: lambda: [ours.encode([film_HW] * BATCH) for _ in range(n_images // BATCH)],
+        OURS: lambda: [ours.encode([film_HW] * batch) for _ in range(n_images // batch)],
     }
     if compiled:
         whole = torch.compile(cast)
@@ -97,10 +100,10 @@ def routes(sam: Sam, film_HW: UInt8, n_images: int, *, compiled: bool) -> dict[s
     return found
 
 
-def decoding_rate(n_images: int = 32) -> float:
-    """Films of 4020 x 4892 read, checked, resized and packed by every core, images a second."""
+def decoding_rate(n_images: int = 32, sides: Mapping[str, int] = films.OFFICIAL_SIDES) -> float:
+    """Films (of 4020 x 4892) read, checked, resized and packed by every core, images a second."""
     with tempfile.TemporaryDirectory() as name:
-        folder = films.draw(Path(name), {"montgomery": n_images}, films.OFFICIAL_SIDES)
+        folder = films.draw(Path(name), {"montgomery": n_images}, sides)
         encoder = Encoder(spec=SPEC, head=b"", module=torch.nn.Identity(), device=torch.device("cpu"))
         refs = list_montgomery(folder).refs
         todo = [(ref.id, lambda ref=ref: encoder.prepare(ref.load().image_HW)) for ref in refs]

@@ -5,7 +5,6 @@ The configurations are those of the studies themselves::
     lab = Lab("m.zarr")
     found = lab.run(CvConfig(prompts=prompts("points", "box"), lrs=(1e-3,)), "runs/cv", epochs=60)
     found["rows"][0]["f1"]["mean"]
-    lab.jitter("runs/cv", "runs/jitter")
     lab.transfer(Lab("s.zarr"), ("runs/cv", "runs/cv-s"), "runs/transfer")
 """
 
@@ -25,6 +24,7 @@ from lungfast.report.writing import write_report
 from lungfast.studies.baseline import BaselineConfig, baseline
 from lungfast.studies.curve import CurveConfig, learning_curves
 from lungfast.studies.cv import CvConfig, cross_validate
+from lungfast.studies.ensemble import available_encoder
 from lungfast.studies.fitting import Listener, Settings
 from lungfast.studies.grid import GridConfig, grid
 from lungfast.studies.jitter import PIXELS, JitterConfig, box_jitter
@@ -32,6 +32,7 @@ from lungfast.studies.models import FinishedRun
 from lungfast.studies.on_request import Extras
 from lungfast.studies.predict import Request as PredictRequest
 from lungfast.studies.predict import predict as _predict
+from lungfast.studies.quality import QualityConfig, measure_quality, write_quality
 from lungfast.studies.reading import read_material
 from lungfast.studies.recipe_cv import recipe_cv
 from lungfast.studies.recipes import training_recipe
@@ -223,6 +224,28 @@ class Lab:
         config = config_of(a, b)
         body = transfer(config, a, b, self._memory_bytes // 2, self._listener)
         return self._scored("transfer", config, body, _where(output, resume=resume, overwrite=overwrite))
+
+    def quality(
+        self, run: str | Path, *, others: Mapping[str, Lab] | None = None, **config: Any
+    ) -> dict[str, Any]:
+        """Where ``predict`` flags a mask of this run, and how well: written into the run as quality.json.
+
+        ``config`` are QualityConfig's fields: ``key``, ``perturbed`` (test images to spoil; 0 for none).
+        $LUNGFAST_WEIGHTS names the checkpoint for those.
+        """
+        finished, asked, device = FinishedRun.open(Path(run)), QualityConfig(**config), self.workspace.device
+        finished.check_cache(self.workspace.cache)
+        content = measure_quality(
+            finished,
+            self.workspace,
+            asked,
+            others={name: lab.workspace for name, lab in (others or {}).items()},
+            encoder=available_encoder(finished, None, device=device) if asked.perturbed else None,
+            memory_bytes=self._memory_bytes,
+            listener=self._listener,
+        )
+        write_quality(finished, content)
+        return content
 
     def _scored(self, study: str, config: Any, body: ScoreBody, where: dict[str, Any]) -> dict[str, Any]:
         scoring = ScoreSettings(memory_bytes=self._memory_bytes)

@@ -73,6 +73,14 @@ def test_boxes_move(lab: Lab, runs: tuple[Path, Path], tmp_path: Path) -> None:
     assert [(row["key"], row["jitter_px"]) for row in rows] == [("box", 0), ("box", 40)]
 
 
+def test_a_flag_is_measured(lab: Lab, other: Lab, runs: tuple[Path, Path]) -> None:
+    content = lab.quality(runs[0], key="points", others={"s": other}, perturbed=0)
+    written = read_json(runs[0] / "quality.json")
+    assert content["calibration"]["threshold"] == written["calibration"]["threshold"]
+    assert [row["f1"] for row in content["rows"]] == [row["f1"] for row in written["rows"]]
+    assert {"validation", "test", "transfer to s"} == {row["on"] for row in content["rows"]}
+
+
 def test_a_unet_is_paired(lab: Lab, runs: tuple[Path, Path], tmp_path: Path) -> None:
     model = UnetConfig(size=32, channels=(4, 8), epochs=1, batch_size=4)
     content = lab.unet(tmp_path / "unet", UnetStudyConfig(model=model, folds=3), against=runs[0])
