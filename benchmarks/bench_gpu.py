@@ -19,7 +19,14 @@ from typing import Any
 import torch
 
 from benchmarks import embed_gpu
-from benchmarks.bench_train import PROMPT_TOKENS, hugging_face_step, make_batch, our_step, stock_step
+from benchmarks.bench_train import (
+    PROMPT_TOKENS,
+    hugging_face_step,
+    make_batch,
+    our_step,
+    roofline,
+    stock_step,
+)
 from benchmarks.common import (
     Target,
     medians,
@@ -58,8 +65,7 @@ def measure_training(
     each = {
         name: [value / measured[name][0] / n_images for value in values] for name, values in seconds.items()
     }
-    step = Step(side=side, n_images=n_images, prompt_tokens=PROMPT_TOKENS)
-    limit = step.limit(rates, "bf16")
+    limit = Step(side=side, n_images=n_images, prompt_tokens=PROMPT_TOKENS).limit(rates, "bf16")
     stock = min(("stock fp32", "stock bf16"), key=lambda name: medians(each)[name])
     table = [
         {
@@ -70,16 +76,7 @@ def measure_training(
         }
         for name, value in medians(each).items()
     ]
-    arithmetic, moved = step.seconds(rates, "bf16")
-    limits = {
-        "limit": f"{device}, bf16",
-        "TFLOP/s, measured": round(rates.products["bf16"] / 1e12),
-        "GB/s copied, measured": round(rates.copied / 1e9),
-        "GFLOP an image": round(step.flop / 1e9, 2),
-        "ms an image, products": round(1e3 * arithmetic, 4),
-        "ms an image, bytes": round(1e3 * moved, 4),
-    }
-    return [table, [limits]], [
+    return [table, [roofline(side, n_images, rates, "bf16")]], [
         Target("train-gpu", ratio(each[stock], each[STACKED]), at_least=100),
         Target("train-gpu-roofline", limit / medians(each)[STACKED], at_least=0.5),
         Target("stack-9-gpu", ratio(each[ALONE], each[STACKED]), at_least=4),

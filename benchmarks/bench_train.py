@@ -218,16 +218,17 @@ def measure_stack(
 
 
 def roofline(side: int, n_images: int, rates: Rates, precision: str) -> dict[str, Any]:
-    """Milliseconds an image that arithmetic and memory allow on this machine, measured now."""
+    """Milliseconds an image that arithmetic and memory allow at these rates."""
     step = Step(side=side, n_images=n_images, prompt_tokens=PROMPT_TOKENS)
     arithmetic, moved = step.seconds(rates, precision)
     return {
         "precision": precision,
         "GFLOP an image": round(step.flop / 1e9, 2),
         "GFLOP/s, measured": round(rates.products[precision] / 1e9),
-        "ms an image, products": round(1e3 * arithmetic, 3),
+        "ms an image, products": round(1e3 * arithmetic, 4),
         "MB an image": round(step.bytes / 1e6, 1),
-        "ms an image, bytes": round(1e3 * moved, 3),
+        "GB/s copied, measured": round(rates.copied / 1e9),
+        "ms an image, bytes": round(1e3 * moved, 4),
     }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,18 +25,20 @@ SMALL_SIDES = {"montgomery": 512, "shenzhen": 512}
 def draw(folder: Path, counts: Mapping[str, int], sides: Mapping[str, int]) -> Path:
     """``folder`` with MontgomerySet, ChinaSet_AllFiles and shcxr-lung-mask; long sides in px."""
     cores = cpu_count()
-    parts = [
-        (folder / f"part-{name}-{k}", name, len(range(k, count, cores)), k, sides[name])
-        for name, count in counts.items()
-        for k in range(cores)
-        if k < count
-    ]
-    with multiprocessing.get_context("spawn").Pool(cores) as pool:
-        pool.starmap(_draw_part, parts, chunksize=1)
-    begun = dict.fromkeys(counts, 0)
-    for part, name, n_images, _, _ in parts:
-        _merge(part, folder, begun[name])
-        begun[name] += n_images
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as begun_in:
+        parts = [
+            (Path(begun_in) / f"{name}-{k}", name, len(range(k, count, cores)), k, sides[name])
+            for name, count in counts.items()
+            for k in range(cores)
+            if k < count
+        ]
+        with multiprocessing.get_context("spawn").Pool(cores) as pool:
+            pool.starmap(_draw_part, parts, chunksize=1)
+        begun = dict.fromkeys(counts, 0)
+        for part, name, n_images, _, _ in parts:
+            _merge(part, folder, begun[name])
+            begun[name] += n_images
     return folder
 
 

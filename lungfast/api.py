@@ -234,7 +234,6 @@ class Lab:
         $LUNGFAST_WEIGHTS names the checkpoint for those.
         """
         finished, asked, device = FinishedRun.open(Path(run)), QualityConfig(**config), self.workspace.device
-        finished.check_cache(self.workspace.cache)
         content = measure_quality(
             finished,
             self.workspace,
