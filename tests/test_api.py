@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from lungfast.api import CvConfig, Lab, UnetConfig, UnetStudyConfig, prompts
 from lungfast.commands import main
+from lungfast.data.perturbations import ROBUSTNESS
 from lungfast.errors import UsageError
 from lungfast.runs import read_json
 
@@ -53,10 +54,16 @@ def test_a_recipe_is_that_of_the_command(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_transfer_meets_both_ways(lab: Lab, other: Lab, runs: tuple[Path, Path], tmp_path: Path) -> None:
-    rows = lab.transfer(other, runs, tmp_path / "transfer", key="box")["rows"]
-    pairs = [(row["train"], row["test"], row["scope"]) for row in rows]
+    found = lab.transfer(other, runs, tmp_path / "transfer", keys=("points", "box"))
+    pairs = [(row["train"], row["test"], row["scope"]) for row in found["rows"] if row["prompt"] == "box"]
     assert pairs[:3] == [("m", "s", "same fold"), ("s", "s", "same fold"), ("m", "s", "all")]
     assert [pair[:2] for pair in pairs[3:]] == [("s", "m"), ("m", "m"), ("s", "m")]
+    assert len({row["key"] for row in found["rows"]}) == len(found["rows"]) == 12
+    assert [(one["prompt"], one["test"]) for one in found["comparisons"]] == [
+        *(("points", "s"), ("box", "s")),
+        *(("points", "m"), ("box", "m")),
+    ]
+    assert list(found["images"]["s"]["f1"]) == ["m→s, points", "s→s, points", "m→s, box", "s→s, box"]
 
 
 def test_a_rescan_and_the_command_agree(lab: Lab, runs: tuple[Path, Path], tmp_path: Path) -> None:
@@ -79,6 +86,16 @@ def test_a_flag_is_measured(lab: Lab, other: Lab, runs: tuple[Path, Path]) -> No
     assert content["calibration"]["threshold"] == written["calibration"]["threshold"]
     assert [row["f1"] for row in content["rows"]] == [row["f1"] for row in written["rows"]]
     assert {"validation", "test", "transfer to s"} == {row["on"] for row in content["rows"]}
+
+
+def test_spoilt_films_are_judged(
+    lab: Lab, runs: tuple[Path, Path], phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lungfast.studies.robustness.ROBUSTNESS", ROBUSTNESS[:1])
+    source = ("montgomery", phantoms)
+    rows = lab.robustness([runs[0]], source, tmp_path / "robustness", images=2)["rows"]
+    assert [row["perturbation"] for row in rows] == ["as it is", ROBUSTNESS[0].name]
+    assert all(row["f1_image"]["n"] == 2 for row in rows)
 
 
 def test_a_unet_is_paired(lab: Lab, runs: tuple[Path, Path], tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ import click
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]
-    """Comma-separated numbers, repetitions dropped: ``1e-5,1e-4``."""
+    """Comma-separated numbers, repetitions dropped: ``1e-5,1e-4``; ``whole``: integers alone."""
 
     name = "numbers"
 
-    def __init__(self, *, above: float | None = None, least: float | None = None) -> None:
-        self.above, self.least = above, least
+    def __init__(
+        self, *, above: float | None = None, least: float | None = None, whole: bool = False
+    ) -> None:
+        self.above, self.least, self.whole = above, least, whole
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, tuple):
@@ -23,9 +25,10 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
 
     def _number(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
-            number = float(text)
+            number = int(text) if self.whole else float(text)
         except ValueError:
-            self.fail(f"found {text!r}, expected numbers separated by commas, such as 1e-4,1e-3", param, ctx)
+            kind, such = ("integers", "0,1,2") if self.whole else ("numbers", "1e-4,1e-3")
+            self.fail(f"found {text!r}, expected {kind} separated by commas, such as {such}", param, ctx)
         if not math.isfinite(number):
             self.fail(f"found {text!r}, expected a finite number", param, ctx)
         if self.above is not None and number <= self.above:

@@ -71,7 +71,7 @@ seeds = click.option(
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Seeds to train from, beginning with --seed: more decoders in the same stack.",
+    help="So many seeds, beginning with --seed: more decoders in the same stack.",
 )
 
 
@@ -220,7 +220,13 @@ training_options = compose(
         help="Views of a training image to draw from, every epoch another; embed makes them with --views.",
     ),
     click.option(
-        "--seed", type=click.IntRange(0), default=0, show_default=True, help="Row order and jitter."
+        "--seed",
+        "seed_list",
+        type=Numbers(least=0, whole=True),
+        default="0",
+        show_default=True,
+        metavar="LIST",
+        help="Row order and jitter; several train side by side.",
     ),
     splitting,
     click.option(

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-
-if TYPE_CHECKING:
-    pass
 
 path = click.Path(path_type=Path)
 
@@ -44,30 +41,27 @@ def command(run: Path, cache: str, others: tuple[str, ...], checkpoint: Path | N
     """
     from lungfast.commands.screen import Screen, plain_or_terminal
     from lungfast.compute import parse_memory, resolve_device
-    from lungfast.studies.ensemble import available_encoder
+    from lungfast.studies.judged import QUALITY
     from lungfast.studies.models import FinishedRun
-    from lungfast.studies.quality import QualityConfig, measure_quality, write_quality
+    from lungfast.studies.quality import QualityConfig, calibrate
     from lungfast.studies.workspace import Workspace
 
     device = resolve_device(options["device"])
     finished = FinishedRun.open(run)
     workspace = Workspace(cache, device=device)
-    finished.check_cache(workspace.cache)
-    config = QualityConfig(key=options["key"], perturbed=options["perturbed"])
     with Screen() as screen:
-        content = measure_quality(
+        content = calibrate(
             finished,
             workspace,
-            config,
+            QualityConfig(key=options["key"], perturbed=options["perturbed"]),
             others={name_of(url): Workspace(url, device=device) for url in others},
-            encoder=available_encoder(finished, checkpoint, device=device) if config.perturbed else None,
+            checkpoint=checkpoint,
             memory_bytes=parse_memory(options["memory"]),
             listener=screen,
         )
-    written = write_quality(finished, content)
     console = plain_or_terminal()
     console.print(table(content))
-    console.print(f"{written}: flagged below {content['calibration']['threshold']:.4f}", soft_wrap=True)
+    console.print(f"{run / QUALITY}: flagged below {content['calibration']['threshold']:.4f}", soft_wrap=True)
 
 
 def name_of(url: str) -> str:

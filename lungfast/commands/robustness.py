@@ -10,7 +10,9 @@ import click
 from lungfast.commands import options as opt
 
 if TYPE_CHECKING:
-    from lungfast.records import Listing
+    from lungfast.studies.fitting import Listener
+    from lungfast.studies.session import ScoreBody
+    from lungfast.studies.workspace import Workspace
 
 path = click.Path(path_type=Path)
 
@@ -42,60 +44,28 @@ def command(runs: tuple[Path, ...], **options: Any) -> None:
     """
     from lungfast.commands.screen import plain_or_terminal
     from lungfast.commands.study import run_scoring
-    from lungfast.compute import resolve_device
+    from lungfast.data.datasets import list_set
     from lungfast.report.terminal import robustness_table
-    from lungfast.studies.ensemble import run_encoder
-    from lungfast.studies.models import FinishedRun
-    from lungfast.studies.rescoring import identity
-    from lungfast.studies.robustness import RobustnessConfig, Sources, robustness, run_names
+    from lungfast.studies.robustness import RobustnessConfig, Sources, opened_by_name, robustness
 
-    opened = dict(zip(run_names(runs), map(FinishedRun.open, runs), strict=True))
+    opened = opened_by_name(runs)
     first = next(iter(opened.values()))
     name, folder = options["source"]
-    listing = listing_of(name, Path(folder), options["masks"])
-    encoder = run_encoder(first, options["checkpoint"], device=resolve_device(options["device"]))
-    config = RobustnessConfig(
-        runs=tuple(map(str, runs)),
-        results_sha256=tuple(identity(one) for one in opened.values()),
-        images=options["images"],
-    )
-    content = run_scoring(
-        "robustness",
-        options["cache"] or first.cache_url,
-        config,
-        options,
-        lambda workspace, memory_bytes, listener: robustness(
-            config,
-            opened,
-            workspace,
-            Sources(
-                listing=listing,
-                encoder=encoder,
-                batch_size=encoder.usual_batch,
-                listener=listener,
-                overwrite=options["overwrite"],
-            ),
-            memory_bytes,
-        ),
-    )
+    listing = list_set(name, Path(folder), options["masks"])
+    config = RobustnessConfig.of(opened, images=options["images"])
+
+    def body_of(workspace: Workspace, memory_bytes: int, listener: Listener) -> ScoreBody:
+        sources = Sources.of(
+            first,
+            listing,
+            device=workspace.device,
+            listener=listener,
+            checkpoint=options["checkpoint"],
+            overwrite=options["overwrite"],
+        )
+        return robustness(config, opened, workspace, sources, memory_bytes)
+
+    content = run_scoring("robustness", options["cache"] or first.cache_url, config, options, body_of)
     console = plain_or_terminal()
     console.print(robustness_table(content))
     console.print(f"results: {options['output']}/results.json", soft_wrap=True)
-
-
-def listing_of(name: str, folder: Path, masks: Path | None) -> Listing:
-    """The dataset, listed as embed lists it; UsageError for a set that is not known."""
-    from lungfast.data import datasets
-    from lungfast.errors import UsageError
-
-    known = {
-        "montgomery": lambda: datasets.list_montgomery(folder),
-        "shenzhen": lambda: datasets.list_shenzhen(folder, masks),
-        "kaggle": lambda: datasets.list_kaggle(folder),
-        "pairs": lambda: datasets.list_pairs(folder, masks or folder, None),
-    }
-    if name not in known:
-        raise UsageError("--from names no set", found=name, expected=", ".join(known))
-    if name == "pairs" and masks is None:
-        raise UsageError("--from pairs needs --masks", fix="give the folder that embed was given")
-    return known[name]()

@@ -107,8 +107,17 @@ def prompts_from(kinds: Sequence[str], options: Mapping[str, Any]) -> tuple[Prom
 
 
 def seeds_from(options: Mapping[str, Any]) -> tuple[int, ...]:
-    """``--seeds 5`` after ``--seed 2``: 2, 3, 4, 5, 6."""
-    return tuple(range(options["seed"], options["seed"] + options["seeds"]))
+    """``--seed 2,7`` as given; ``--seeds 5`` after ``--seed 2``: 2, 3, 4, 5, 6."""
+    given, n = options["seed_list"], options["seeds"]
+    if len(given) == 1:
+        return tuple(range(given[0], given[0] + n))
+    if n > 1:
+        raise UsageError(
+            "--seed lists the seeds and --seeds counts them",
+            found=f"{len(given)} listed, {n} counted",
+            fix="leave one of them out",
+        )
+    return tuple(given)
 
 
 def request_from(study: str, config: Any, options: Mapping[str, Any], *, trains: bool = True) -> Request:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from lungfast.commands import options as opt
+from lungfast.errors import UsageError
 
 
 @click.command(
@@ -46,13 +47,18 @@ def _train(cache: str, options: dict[str, Any]) -> dict[str, Any]:
     from lungfast.studies.thresholds import ThresholdsConfig, thresholds
 
     options = with_recipe(cache, options)
+    if len(options["seed_list"]) > 1:
+        found = ",".join(map(str, options["seed_list"]))
+        raise UsageError(
+            "thresholds trains one decoder a prompt", found=f"--seed {found}", fix="give one seed"
+        )
     config = ThresholdsConfig(
         prompts=prompts_from(options["prompts"], options),
         lrs=(options["lr"],),
         wds=(options["wd"],),
         losses=(options["loss"],),
         folds=options["folds"],
-        seeds=(options["seed"],),
+        seeds=options["seed_list"],
         split_seed=options["split_seed"],
     )
     return run("thresholds", cache, config, options, lambda *given: thresholds(config, *given))

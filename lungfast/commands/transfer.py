@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     help="Finished cv runs of A and of B, instead of training them now.",
 )
 @opt.candidates(lr="1e-3", wd="0")
-@click.option("--prompt", type=click.Choice(opt.PROMPTS), default="points", show_default=True)
+@opt.prompts("points")
 @opt.training_options
 @opt.seeds
 @opt.ensemble
 @opt.prompt_options
 @opt.run_options
-def command(a: str, b: str, runs: tuple[Path, Path] | None, prompt: str, **options: Any) -> None:
+def command(a: str, b: str, runs: tuple[Path, Path] | None, prompts: tuple[str, ...], **options: Any) -> None:
     """Train the folds of caches A and B, and test each set's decoders on the other set, unchanged.
 
     Threshold, points and hyperparameters are those of the set that trained. Images with the same pixels in
@@ -70,9 +70,9 @@ def command(a: str, b: str, runs: tuple[Path, Path] | None, prompt: str, **optio
             workspaces[0].cache.fingerprint.data_sha256,
             workspaces[1].cache.fingerprint.data_sha256,
         ),
-        key=prompt,
+        keys=tuple(prompts),
         results_sha256=tuple(identity(run) for run in given),
-        training=None if runs else cv_config(prompt, options),
+        training=None if runs else cv_config(prompts, options),
     )
     request = request_from("transfer", config, options, trains=not runs)
     memory_bytes = request.settings.memory_bytes // 2
@@ -80,7 +80,7 @@ def command(a: str, b: str, runs: tuple[Path, Path] | None, prompt: str, **optio
 
         def study_of(trained: Sequence[FinishedRun]) -> ScoreBody:
             sites = [
-                Site(name=name, workspace=workspace, run=one, key=prompt)
+                Site(name=name, workspace=workspace, run=one)
                 for name, workspace, one in zip(names, workspaces, trained, strict=True)
             ]
             return transfer(config, sites[0], sites[1], memory_bytes, screen)
@@ -101,13 +101,13 @@ def command(a: str, b: str, runs: tuple[Path, Path] | None, prompt: str, **optio
     console.print(f"results: {options['output']}/results.json", soft_wrap=True)
 
 
-def cv_config(prompt: str, options: dict[str, Any]) -> CvConfig:
+def cv_config(kinds: Sequence[str], options: dict[str, Any]) -> CvConfig:
     """How both sets are trained."""
     from lungfast.commands.study import prompts_from, seeds_from
     from lungfast.studies.cv import CvConfig
 
     return CvConfig(
-        prompts=prompts_from([prompt], options),
+        prompts=prompts_from(kinds, options),
         lrs=options["lrs"],
         wds=options["wds"],
         losses=options["losses"],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from lungfast.data.folders import (
     require_folder,
 )
 from lungfast.data.metadata import MetaRow, read_meta
-from lungfast.errors import DataError
+from lungfast.errors import DataError, UsageError
 from lungfast.records import GENERATED, GENERATED_MARK, Listing
 
 MONTGOMERY_SPACING_MM = 0.0875
@@ -231,3 +231,18 @@ def _meta_rows(meta: Path | None, images: Mapping[str, Path]) -> dict[str, MetaR
             expected="the image's file name without extension as id",
         )
     return rows
+
+
+def list_set(name: str, folder: Path, masks: Path | None = None) -> Listing:
+    """A set by the name that ``embed`` knows it by; UsageError for one that is not known."""
+    known: dict[str, Callable[[], Listing]] = {
+        "montgomery": lambda: list_montgomery(folder),
+        "shenzhen": lambda: list_shenzhen(folder, masks),
+        "kaggle": lambda: list_kaggle(folder),
+        "pairs": lambda: list_pairs(folder, masks or folder, None),
+    }
+    if name not in known:
+        raise UsageError("the set is unknown", found=name, expected=", ".join(known))
+    if name == "pairs" and masks is None:
+        raise UsageError("pairs need a folder of masks", fix="give --masks, the folder that embed was given")
+    return known[name]()

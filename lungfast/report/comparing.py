@@ -33,6 +33,11 @@ def everywhere(material: Material) -> Iterator[tuple[str, Comparison]]:
     yield from (("transfer", one) for one in (material.transfer or {}).get("comparisons") or ())
 
 
+def into(material: Material, set_name: str) -> list[Comparison]:
+    """A→B − B→B where B is the set, one a prompt."""
+    return [one for one in (material.transfer or {}).get("comparisons") or () if one["test"] == set_name]
+
+
 def between(comparisons: Sequence[Comparison], a: str, b: str) -> Comparison | None:
     """The comparison a − b by the names of its sides, whichever way round it was stored."""
     for one in comparisons:

@@ -6,7 +6,7 @@ sentences that keep a small encoder from being read as SAM.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,6 +120,12 @@ def row_of(content: Content | None, prompt: str) -> Row | None:
     rows = [row for row in finished(content) if row.get("prompt") == prompt]
     rows = [row for row in rows if row.get("mask", "single") == "single"]
     return min(rows, key=lambda row: row.get("loss") == "dicece", default=None)
+
+
+def lead_prompt(rows: Sequence[Row]) -> str:
+    """Points where they were run: the paper's own, and no ground truth is needed; otherwise the first."""
+    prompts = [str(row["prompt"]) for row in rows]
+    return "points" if "points" in prompts else next(iter(prompts), "points")
 
 
 def best_row(content: Content | None, *, oracle: bool = False) -> Row | None:

@@ -69,7 +69,8 @@ def _against(material: Material) -> str:
         unet = [one for one in comparing.of_set(material, name) if one["family"] == "unet"]
         unet.sort(key=lambda one: not str(one["a"]).startswith("points"))
         parts += [f"{title(name)}, {_short(one)}" for one in unet[:1]]
-    parts += [_short(one) for one in (material.transfer or {}).get("comparisons") or ()]
+    met = (material.transfer or {}).get("comparisons") or ()
+    parts += [_short(one) for one in met if one["prompt"] == facts.lead_prompt(met)]
     if not parts:
         return _points_and_box(material)
     return f"Paired differences in F1: {'; '.join(parts)}."
@@ -95,8 +96,8 @@ def _points_and_box(material: Material) -> str:
 def _claimed(found: Sequence[Claim]) -> str:
     counts = Counter(claim.verdict for claim in found)
     return (
-        f"Of the paper's {len(found)} claims {counts['holds']} hold, {counts['does not hold here']} do not "
-        f"hold here, and {counts['not tested here']} were not tested."
+        f"The paper's {len(found)} claims: {counts['holds']} hold, {counts['does not hold here']} do not "
+        f"hold here, not tested: {counts['not tested here']}."
     )
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 WIDTH = 340
 LEFT, RIGHT, TOP, BOTTOM = 40, 12, 12, 36
+FLAT_STEPS = 3
 NEAREST_TO_ONE = 0.003
 """An F1 of 1 is drawn as 0.997: the stretched axis has no end."""
 
@@ -53,12 +54,15 @@ def steps(low: float, high: float, n: int = 5) -> list[float]:
 
 
 def log_steps(low: float, high: float) -> list[float]:
-    """1, 2, 5 of each power of ten between low and high; the powers alone where those are many."""
+    """1, 2, 5 of each power of ten between low and high; the powers alone where those are many.
+
+    Between them, where fewer than two of those lie between low and high: a few round values.
+    """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     factors = (1, 2, 5) if len(powers) < 4 else (1,)
-    return [
-        factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high
-    ]
+    round_ones = [factor * 10.0**power for power in powers for factor in factors]
+    found = [value for value in round_ones if low <= value <= high]
+    return found if len(found) > 1 else steps(low, high, FLAT_STEPS)
 
 
 # --- marks -----------------------------------------------------------------------------------------

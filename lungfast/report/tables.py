@@ -105,7 +105,7 @@ def _failures(material: Material, study: str) -> list[str]:
 
 
 def table_vi(material: Material) -> Table:
-    """Our decoder from points, our U-Net on the same folds, and the paper's pair of figures."""
+    """Our decoders from every prompt, our U-Net on the same folds, and the paper's pair of figures."""
     caption = "Table VI. Compared to a U-Net on the same folds"
     names = [name for name in material.sets if finished(material.study(name, "unet"))]
     if not names:
@@ -122,14 +122,12 @@ def table_vi(material: Material) -> Table:
 
 def _unet_rows(material: Material, name: str) -> list[list[Cell]]:
     unet = finished(material.study(name, "unet"))[0]
-    cv = material.study(name, "cv")
-    decoder = facts.row_of(cv, "points") or facts.best_row(cv)
-    pairs = [(decoder, "fine-tuned")] if decoder else []
+    pairs = [(row, "fine-tuned") for row in finished(material.study(name, "cv"))]
     pairs.append((unet, "unet"))
     rows = []
     for row, model in pairs:
         text = "U-Net" if model == "unet" else f"decoder, {label(row)}"
-        comparable = model == "unet" or row["prompt"] == "points"
+        comparable = model == "unet" or row is facts.row_of(material.study(name, "cv"), "points")
         figure = paper.figure("VI", name, model=model) if comparable else None
         why_not = no_difference(material, name)
         rows.append([words(title(name)), words(text), *measured(row), *beside(row, (figure, None), why_not)])

@@ -161,16 +161,17 @@ def _nearest(scan: Sequence[float], threshold: float) -> int | None:
 
 
 def transfer_table(content: Row) -> Table:
-    """One line per direction and scope; the paired differences in the caption."""
+    """One line per direction, prompt and scope; the paired differences in the caption."""
     table = _table(
         "transfer, mean ± std over the folds of the set that trained",
-        ["train", "test", "on", "F1", "IoU", "n"],
+        ["train", "test", "on", "prompt", "F1", "IoU", "n"],
     )
     for row in content["rows"]:
         table.add_row(
             row["train"],
             row["test"],
             row["scope"],
+            _marked(row, "prompt"),
             *(_spread(row[name]) for name in ("f1", "iou")),
             str(row["f1_image"]["n"]),
         )
@@ -180,6 +181,8 @@ def transfer_table(content: Row) -> Table:
     dropped, alike = len(content["duplicates"]), content["near_duplicates"]
     lines.append(f"{dropped} images with the same pixels in both sets were dropped")
     lines.append("look-alikes: no previews to compare" if alike is None else f"look-alikes: {len(alike)}")
+    if any(row["needs_ground_truth"] for row in content["rows"]):
+        lines.append(ORACLE_NOTE)
     table.caption = "\n".join(lines)
     return table
 

@@ -43,7 +43,10 @@ def transfer_table(material: Material, number: str) -> Table:
     if content is None or tested is None:
         return absent(f"Table {number}. Trained on one set, tested on another", "`lungfast transfer`")
     rows = [row for row in content["rows"] if row["test"] == tested and row.get("f1")]
-    rows.sort(key=lambda row: (row["scope"] != SAME_FOLD, row["train"] == tested))
+    prompts = list(dict.fromkeys(row["prompt"] for row in rows))
+    rows.sort(
+        key=lambda row: (row["scope"] != SAME_FOLD, prompts.index(row["prompt"]), row["train"] == tested)
+    )
     others = [title(row["train"]) for row in rows if row["train"] != tested]
     caption = f"Table {number}. Trained on {listed(list(dict.fromkeys(others)))}, tested on {title(tested)}"
     cells = [_cells(material, row, number) for row in rows]
@@ -86,7 +89,7 @@ def _shared(content: Content) -> str:
 
 
 def _notes(material: Material, content: Content, tested: str) -> list[str]:
-    paired = [one for one in content.get("comparisons") or () if one["b"] == f"{tested}→{tested}"]
+    paired = comparing.into(material, tested)
     notes = [f"Paired on the same images: {comparing.sentence(one)}." for one in paired]
     notes.append(
         "Decoder, points, threshold and hyperparameters are those of the training set. “Same fold”: "

@@ -33,7 +33,7 @@ from lungfast.scored.quality import (
 from lungfast.scored.scores import scores_of
 from lungfast.scored.sides import lung_areas
 from lungfast.studies.ahead import PassListener
-from lungfast.studies.ensemble import Ensemble, mean_threshold
+from lungfast.studies.ensemble import Ensemble, available_encoder, mean_threshold
 from lungfast.studies.judged import QUALITY, quality_and_disagreement, reasons_to_look
 from lungfast.studies.models import FinishedRun
 from lungfast.studies.scoring import Candidate, Predictions, predictions, prepare, score
@@ -131,11 +131,34 @@ def measure_quality(
     }
 
 
-def write_quality(run: FinishedRun, content: Mapping[str, Any]) -> Path:
-    """Put the calibration where ``predict`` looks for it."""
-    path = run.path / QUALITY
-    write_json(path, content)
-    return path
+def calibrate(
+    run: FinishedRun,
+    workspace: Workspace,
+    config: QualityConfig,
+    *,
+    others: Mapping[str, Workspace],
+    checkpoint: Path | None,
+    memory_bytes: int,
+    listener: PassListener,
+) -> dict[str, Any]:
+    """Measure, and put the answer where ``predict`` looks for it: quality.json in the run.
+
+    A SAM encoder without ``checkpoint`` is looked for in $LUNGFAST_WEIGHTS; without it perturbed images are
+    left out.
+    """
+    run.check_cache(workspace.cache)
+    encoder = available_encoder(run, checkpoint, device=workspace.device) if config.perturbed else None
+    content = measure_quality(
+        run,
+        workspace,
+        config,
+        others=others,
+        encoder=encoder,
+        memory_bytes=memory_bytes,
+        listener=listener,
+    )
+    write_json(run.path / QUALITY, content)
+    return content
 
 
 class _Study:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from lungfast.data.perturbations import ROBUSTNESS, Perturbation, PerturbedRef
 from lungfast.errors import DataError, UsageError
@@ -22,9 +23,10 @@ from lungfast.records import Float64, Int64, Listing, SampleRef
 from lungfast.runs import RunFolder, results
 from lungfast.scored.scores import per_image_summary
 from lungfast.studies.embed import EmbedConfig, embed
+from lungfast.studies.ensemble import run_encoder
 from lungfast.studies.fitting import Listener
 from lungfast.studies.models import FinishedRun, Model
-from lungfast.studies.rescoring import n_scored, rescore
+from lungfast.studies.rescoring import identity, n_scored, rescore
 from lungfast.studies.session import ScoreBody
 from lungfast.studies.summaries import per_image
 from lungfast.studies.workspace import Workspace
@@ -44,6 +46,15 @@ class RobustnessConfig:
     perturbations: tuple[str, ...] = tuple(one.name for one in ROBUSTNESS)
     seed: int = 0
 
+    @classmethod
+    def of(cls, runs: Mapping[str, FinishedRun], *, images: int) -> RobustnessConfig:
+        """The question for opened runs."""
+        return cls(
+            runs=tuple(str(one.path) for one in runs.values()),
+            results_sha256=tuple(map(identity, runs.values())),
+            images=images,
+        )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sources:
@@ -55,6 +66,27 @@ class Sources:
     listener: Listener
     overwrite: bool = False
     """Perturbed caches of an earlier run are made again."""
+
+    @classmethod
+    def of(
+        cls,
+        run: FinishedRun,
+        listing: Listing,
+        *,
+        device: torch.device,
+        listener: Listener,
+        checkpoint: Path | None = None,
+        overwrite: bool = False,
+    ) -> Sources:
+        """With the encoder that made the run's embeddings; raises what :func:`run_encoder` raises."""
+        encoder = run_encoder(run, checkpoint, device=device)
+        return cls(
+            listing=listing,
+            encoder=encoder,
+            batch_size=encoder.usual_batch,
+            listener=listener,
+            overwrite=overwrite,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -179,9 +211,9 @@ def _row(
     }
 
 
-def run_names(paths: Sequence[Path]) -> tuple[str, ...]:
-    """The runs' folder names; UsageError where two are the same."""
-    names = tuple(path.name for path in paths)
+def opened_by_name(paths: Sequence[Path]) -> dict[str, FinishedRun]:
+    """Finished runs by their folders' names; UsageError where two are the same."""
+    names = [path.name for path in paths]
     if len(set(names)) != len(names):
         raise UsageError("two runs have the same name", found=", ".join(names), fix="rename a folder")
-    return names
+    return dict(zip(names, map(FinishedRun.open, paths), strict=True))

@@ -18,7 +18,6 @@ from lungfast.runs import ANSWER, read_json
 from lungfast.studies.baseline import BaselineConfig, baseline
 from lungfast.studies.curve import CurveConfig, learning_curves
 from lungfast.studies.cv import CvConfig, cross_validate
-from lungfast.studies.ensemble import available_encoder
 from lungfast.studies.estimate import (
     ENCODED_SHARE,
     SCORED_SHARE,
@@ -32,7 +31,7 @@ from lungfast.studies.grid import GridConfig, grid
 from lungfast.studies.jitter import JitterConfig, box_jitter
 from lungfast.studies.judged import QUALITY
 from lungfast.studies.models import FinishedRun
-from lungfast.studies.quality import QualityConfig, measure_quality, write_quality
+from lungfast.studies.quality import QualityConfig, calibrate
 from lungfast.studies.recipe_cv import recipe_cv
 from lungfast.studies.recipes import BEST, Recipe, validation_interval
 from lungfast.studies.rescoring import identity
@@ -42,7 +41,6 @@ from lungfast.studies.unet import UnetStudyConfig, run_unet, unet_settings
 from lungfast.studies.workspace import Workspace
 
 TRANSFER = "transfer"
-POINTS = "points"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +93,12 @@ class Steps:
         self._memory = order.memory_bytes // len(workspaces)
 
     def all(self) -> list[Step]:
-        steps = [step for name in self._workspaces for step in self._of_set(name)]
+        recipe, steps = self._recipe, [step for name in self._workspaces for step in self._of_set(name)]
         if len(self._workspaces) == 2:
             n_images = sum(len(one.cache.images) for one in self._workspaces.values())
-            steps.append(self._step(TRANSFER, None, 2 * self._recipe.folds * n_images * SCORED_SHARE))
+            steps.append(
+                self._step(TRANSFER, None, 2 * len(recipe.prompts) * recipe.folds * n_images * SCORED_SHARE)
+            )
         return steps + [self._quality_step(name) for name in self._workspaces]
 
     def _of_set(self, name: str) -> list[Step]:
@@ -261,26 +261,25 @@ class Steps:
 
     def _transfer(self) -> None:
         a, b = (
-            Site(name=name, workspace=one, run=self._cv_run(name), key=POINTS)
-            for name, one in self._workspaces.items()
+            Site(name=name, workspace=one, run=self._cv_run(name)) for name, one in self._workspaces.items()
         )
-        config = config_of(a, b)
+        kinds = [prompt.kind for prompt in self._recipe.prompts]
+        done = [kind for kind in kinds if kind in a.run.rows() and kind in b.run.rows()]
+        config = config_of(a, b, done or kinds)
         body = transfer(config, a, b, self._memory, self._listener)
         run_scoring(self._scoring_request(None, TRANSFER, config), a.workspace, body)
 
     def _quality(self, name: str) -> None:
         finished, workspace = self._cv_run(name), self._workspaces[name]
-        encoder = available_encoder(finished, self._order.checkpoint, device=workspace.device)
-        content = measure_quality(
+        calibrate(
             finished,
             workspace,
             QualityConfig(perturbed=self._recipe.perturbed),
             others={other: one for other, one in self._workspaces.items() if other != name},
-            encoder=encoder,
+            checkpoint=self._order.checkpoint,
             memory_bytes=self._memory,
             listener=self._listener,
         )
-        write_quality(finished, content)
 
     def _cv_run(self, name: str) -> FinishedRun:
         return FinishedRun.open(self._run_of(name, "cv"))

@@ -18,7 +18,7 @@ from lungfast.errors import CacheError, DataError, UsageError
 from lungfast.records import GENERATED, ImageRecord, Int64
 from lungfast.runs import RunFolder, results
 from lungfast.scored.scores import over_folds
-from lungfast.studies.comparisons import MINUS, Side, as_family, compare
+from lungfast.studies.comparisons import Side, as_family, compare
 from lungfast.studies.fitting import Listener
 from lungfast.studies.lookalikes import look_alikes
 from lungfast.studies.models import FinishedRun, Model
@@ -46,15 +46,14 @@ class Site:
     name: str
     workspace: Workspace
     run: FinishedRun
-    key: str
-    """The row of the run's table whose decoders travel."""
 
     @property
     def images(self) -> tuple[ImageRecord, ...]:
         return self.workspace.cache.images
 
-    def models(self) -> tuple[Model, ...]:
-        return self.run.models(self.key)
+    def models(self, key: str) -> tuple[Model, ...]:
+        """The decoders of a row of the run's table."""
+        return self.run.models(key)
 
     def test_images(self) -> dict[str, Int64]:
         """By the name of the fold."""
@@ -63,14 +62,15 @@ class Site:
 
 @dataclass(frozen=True, kw_only=True)
 class TransferConfig:
-    """Which sets meet, in which row of their runs: runs that were there, or trained by ``training``.
+    """Which sets meet, in which rows of their runs: runs that were there, or trained by ``training``.
 
-    ``data_sha256`` are the fingerprints' hashes of both caches' images and masks.
+    ``keys`` are the rows (prompts) whose decoders travel, ``data_sha256`` the fingerprints' hashes of both
+    caches' images and masks.
     """
 
     sites: tuple[str, str]
     data_sha256: tuple[str | None, str | None]
-    key: str
+    keys: tuple[str, ...]
     results_sha256: tuple[str, ...] = ()
     training: Any = None
     seed: int = 0
@@ -86,17 +86,16 @@ def transfer(config: TransferConfig, a: Site, b: Site, memory_bytes: int, listen
     kept_of = {site.name: _kept(site, same[site.name]) for site in (a, b)}
 
     def body(run: RunFolder, made_with: dict[str, Any]) -> dict[str, Any]:
-        rows, blocks, compared = [], {}, []
+        rows: list[dict[str, Any]] = []
+        blocks, compared = {}, []
         for train, test in ((a, b), (b, a)):
-            kept = kept_of[test.name]
-            scores = {site.name: _score(site, test, kept, memory_bytes, listener) for site in (train, test)}
-            everywhere = _all_images(train, test, kept, memory_bytes, listener)
-            rows += [
-                _row(site, test, SAME_FOLD, scores[site.name], seed=config.seed) for site in (train, test)
-            ]
-            rows.append(_row(train, test, ALL, everywhere, seed=config.seed))
-            blocks[test.name] = image_block(scores, test.images)
-            compared.append(_compare(train, test, scores, seed=config.seed))
+            found: dict[str, Sequence[FoldScores]] = {}
+            for key in config.keys:
+                met = _meet(train, test, key, kept_of[test.name], memory_bytes, listener)
+                rows += met.rows(seed=config.seed)
+                found |= {_key(site, test, key): met.same_fold[site.name] for site in (train, test)}
+                compared.append(met.compared(seed=config.seed))
+            blocks[test.name] = image_block(found, test.images)
         content = results("transfer", rows, made_with) | {
             "images": blocks,
             "comparisons": as_family("transfer", compared),
@@ -122,12 +121,12 @@ def site_names(a: Workspace, b: Workspace) -> tuple[str, str]:
     return names[0], names[1]
 
 
-def config_of(a: Site, b: Site) -> TransferConfig:
+def config_of(a: Site, b: Site, keys: Sequence[str]) -> TransferConfig:
     """The question for runs that are there."""
     return TransferConfig(
         sites=(a.name, b.name),
         data_sha256=(a.run.data_sha256, b.run.data_sha256),
-        key=a.key,
+        keys=tuple(keys),
         results_sha256=(identity(a.run), identity(b.run)),
     )
 
@@ -194,61 +193,90 @@ def _kept(site: Site, dropped: set[int]) -> dict[str, Int64]:
     return kept
 
 
-def _score(
-    train: Site, test: Site, images_of: Mapping[str, Int64], memory_bytes: int, listener: Listener
-) -> list[FoldScores]:
-    """Every decoder of ``train`` on the given images of ``test`` for its fold, at its own threshold."""
-    models = train.models()
-    listener.phase(f"scoring {train.name}{ARROW}{test.name}", n_scored(models, images_of))
-    return rescore(models, test.workspace, images_of, memory_bytes, advance=listener.advance)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Meeting:
+    """The decoders of ``train`` and those of ``test``, of one prompt, on images of ``test``."""
 
+    train: Site
+    test: Site
+    key: str
+    same_fold: Mapping[str, Sequence[FoldScores]]
+    """By the set that trained: on the test images of the decoder's fold."""
+    everywhere: Sequence[FoldScores]
+    """Those of ``train`` on all images."""
 
-def _all_images(
-    train: Site, test: Site, kept: Mapping[str, Int64], memory_bytes: int, listener: Listener
-) -> list[FoldScores]:
-    """Every decoder on all of the other set."""
-    everything = np.sort(np.concatenate(list(kept.values())))
-    return _score(train, test, dict.fromkeys(kept, everything), memory_bytes, listener)
+    def rows(self, *, seed: int) -> list[dict[str, Any]]:
+        """Trained elsewhere and at home, on the same images; then trained elsewhere, on all."""
+        images = self.test.images
+        rows = [
+            self._head(site, SAME_FOLD) | summary(self.same_fold[site.name], images, seed=seed)
+            for site in (self.train, self.test)
+        ]
+        # every decoder met every image: an image's value is its mean over the decoders, and counts once
+        pooled = [replace(one, fold=ALL, seed=k) for k, one in enumerate(self.everywhere)]
+        folds = {name: asdict(over_folds(fold_values(self.everywhere, name))) for name in MEASURES}
+        return [*rows, self._head(self.train, ALL) | summary(pooled, images, seed=seed) | folds]
 
+    def _head(self, site: Site, scope: str) -> dict[str, Any]:
+        key = _key(site, self.test, self.key) + ("" if scope == SAME_FOLD else f", {scope}")
+        model = site.models(self.key)[0]
+        return row_head(key, model, train=site.name, test=self.test.name, scope=scope)
 
-def _row(train: Site, test: Site, scope: str, scores: Sequence[FoldScores], *, seed: int) -> dict[str, Any]:
-    key = f"{train.name}{ARROW}{test.name}" + ("" if scope == SAME_FOLD else f", {scope}")
-    row = row_head(key, train.models()[0], train=train.name, test=test.name, scope=scope)
-    if scope == SAME_FOLD:
-        return row | summary(scores, test.images, seed=seed)
-    # every decoder met every image: an image's value is its mean over the decoders, and counts once
-    pooled = [replace(one, fold=ALL, seed=k) for k, one in enumerate(scores)]
-    folds = {name: asdict(over_folds(fold_values(scores, name))) for name in MEASURES}
-    return row | summary(pooled, test.images, seed=seed) | folds
-
-
-def _compare(
-    train: Site, test: Site, scores: Mapping[str, Sequence[FoldScores]], *, seed: int
-) -> dict[str, Any]:
-    """A→B − B→B on B's test images, paired."""
-    found = {name: per_image(folds) for name, folds in scores.items()}
-    images = found[test.name]
-    sides = [
-        Side(
-            name=f"{name}{ARROW}{test.name}",
-            images_N=found[name].values["f1"],
-            folds_J=fold_seed_values(scores[name], "f1") if _same_shape(scores) else (),
+    def compared(self, *, seed: int) -> dict[str, Any]:
+        """A→B − B→B on B's test images, paired."""
+        test = self.test
+        found = {name: per_image(folds) for name, folds in self.same_fold.items()}
+        # folds and seeds of both runs must line up for a t-test over them
+        shapes = {tuple((one.fold, one.seed) for one in folds) for folds in self.same_fold.values()}
+        sides = [
+            Side(
+                name=_arrow(site, test),
+                images_N=found[site.name].values["f1"],
+                folds_J=fold_seed_values(self.same_fold[site.name], "f1") if len(shapes) == 1 else (),
+            )
+            for site in (self.train, test)
+        ]
+        splits = test.run.splits(test.images)
+        one = compare(
+            sides[0],
+            sides[1],
+            [test.images[int(i)].patient for i in found[test.name].images],
+            n_train=min(len(split.train) for split in splits),
+            n_test=max(len(split.test) for split in splits),
+            seed=seed,
         )
-        for name in (train.name, test.name)
-    ]
-    splits = test.run.splits(test.images)
-    compared = compare(
-        sides[0],
-        sides[1],
-        [test.images[int(i)].patient for i in images.images],
-        n_train=min(len(split.train) for split in splits),
-        n_test=max(len(split.test) for split in splits),
-        seed=seed,
+        return one | {"name": f"{one['name']}, {self.key}", "prompt": self.key, "test": test.name}
+
+
+def _arrow(train: Site, test: Site) -> str:
+    return f"{train.name}{ARROW}{test.name}"
+
+
+def _key(train: Site, test: Site, key: str) -> str:
+    """Names a row on the test images of the same fold."""
+    return f"{_arrow(train, test)}, {key}"
+
+
+def _meet(
+    train: Site,
+    test: Site,
+    key: str,
+    kept: Mapping[str, Int64],
+    memory_bytes: int,
+    listener: Listener,
+) -> _Meeting:
+    """Every decoder at its own threshold: on the images of its fold, and those of ``train`` on all."""
+
+    def scored(site: Site, images_of: Mapping[str, Int64]) -> list[FoldScores]:
+        models = site.models(key)
+        listener.phase(f"scoring {_key(site, test, key)}", n_scored(models, images_of))
+        return rescore(models, test.workspace, images_of, memory_bytes, advance=listener.advance)
+
+    everything = dict.fromkeys(kept, np.sort(np.concatenate(list(kept.values()))))
+    return _Meeting(
+        train=train,
+        test=test,
+        key=key,
+        same_fold={site.name: scored(site, kept) for site in (train, test)},
+        everywhere=scored(train, everything),
     )
-    return compared | {"name": f"{sides[0].name} {MINUS} {sides[1].name}"}
-
-
-def _same_shape(scores: Mapping[str, Sequence[FoldScores]]) -> bool:
-    """Folds and seeds of both runs line up, as a t-test over them needs."""
-    shapes = {tuple((one.fold, one.seed) for one in folds) for folds in scores.values()}
-    return len(shapes) == 1

@@ -202,7 +202,7 @@ def test_transfer_trains_both_sets_and_pairs_the_images(
     assert content["rows"][2]["f1_image"]["n"] == 5
     first = content["comparisons"][0]
     block = content["images"]["s"]["f1"]
-    assert first["difference"] == pytest.approx(np.mean(block["m"]) - np.mean(block["s"]))
+    assert first["difference"] == pytest.approx(np.mean(block["m→s, points"]) - np.mean(block["s→s, points"]))
     runs = ["--runs", run / "cv-m", run / "cv-s"]
     done("transfer", nano_cache, shenzhen_cache, *runs, *TINY, "-o", tmp_path / "again")
     assert read(tmp_path / "again")["rows"] == content["rows"]

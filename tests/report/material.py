@@ -357,8 +357,9 @@ def quality() -> dict[str, Any]:
 
 def transfer(sets: Sequence[str], rng: np.random.Generator, encoder: str) -> dict[str, Any]:
     rows = [
-        {"train": train, "test": test, "scope": scope, "prompt": "points"}
+        {"train": train, "test": test, "scope": scope, "prompt": prompt}
         | scores(0.958 if train == test else 0.941, N_IMAGES.get(test, 40), rng)
+        for prompt in ("box", "points")
         for test in sets
         for train in sets
         for scope in ("same fold", "all")
@@ -366,6 +367,8 @@ def transfer(sets: Sequence[str], rng: np.random.Generator, encoder: str) -> dic
     ]
     compared = [
         comparison("transfer", f"{a}→{b}", f"{b}→{b}", -0.017, N_IMAGES.get(b, 40))
+        | {"prompt": prompt, "test": b}
+        for prompt in ("box", "points")
         for a, b in (tuple(sets), tuple(sets)[::-1])
     ]
     return {

@@ -16,10 +16,9 @@ import lungfast.studies.quality
 from lungfast.commands import main
 from lungfast.data.perturbations import PERTURBATIONS
 from lungfast.errors import RunError
-from lungfast.studies.ensemble import run_encoder
 from lungfast.studies.models import FinishedRun
 from lungfast.studies.predict import Request, predict
-from lungfast.studies.quality import QualityConfig, measure_quality, write_quality
+from lungfast.studies.quality import QualityConfig, calibrate, measure_quality
 from lungfast.studies.session import Quiet
 from lungfast.studies.workspace import Workspace
 
@@ -36,13 +35,12 @@ def other_cache(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> str
 
 
 def measured(run: Path, cache: str, config: QualityConfig, **others: str) -> dict[str, Any]:
-    finished = FinishedRun.open(run)
-    return measure_quality(
-        finished,
+    return calibrate(
+        FinishedRun.open(run),
         Workspace(cache, device=CPU),
         config,
         others={name: Workspace(url, device=CPU) for name, url in others.items()},
-        encoder=run_encoder(finished, None, device=CPU) if config.perturbed else None,
+        checkpoint=None,
         memory_bytes=4 << 30,
         listener=Quiet(),
     )
@@ -73,7 +71,7 @@ def test_the_flag_is_calibrated_tried_and_used(
     assert calibration["n"] == 15
     tested = json.loads((run / "results.json").read_text())["rows"][0]
     assert rows["test"]["f1"] == pytest.approx(tested["f1_image"]["mean"])
-    write_quality(FinishedRun.open(run), content)
+    assert json.loads((run / "quality.json").read_text())["rows"] == content["rows"]
     images = tuple(sorted((phantoms / "MontgomerySet" / "CXR_png").iterdir())[:2])
     out = predict(Request(run=run, images=images, output=tmp_path / "a"), device=CPU, listener=Quiet())
     assert out["notes"] == []

@@ -21,8 +21,8 @@ from lungfast.studies.robustness import (
     CACHES,
     RobustnessConfig,
     Sources,
+    opened_by_name,
     robustness,
-    run_names,
 )
 from lungfast.studies.session import Quiet
 from lungfast.studies.workspace import Workspace
@@ -84,7 +84,7 @@ def test_other_images_are_refused(parts: tuple[FinishedRun, Workspace, Sources],
     with pytest.raises(DataError, match="the sources hold none of the images that the runs tested"):
         robustness(config, {"a": run}, home, others, 4 << 30)
     with pytest.raises(UsageError, match="two runs have the same name; found cv, cv"):
-        run_names([Path("x/cv"), Path("y/cv")])
+        opened_by_name([Path("x/cv"), Path("y/cv")])
 
 
 def test_the_command(
@@ -95,9 +95,9 @@ def test_the_command(
     result = done(*args, "-o", tmp_path / "r")
     assert ROBUSTNESS[0].name in result.output
     assert [row["perturbation"] for row in read(tmp_path / "r")["rows"]] == [AS_IT_IS, ROBUSTNESS[0].name]
-    assert "--from names no set; found jsrt" in refuse(
+    assert "the set is unknown; found jsrt" in refuse(
         2, "robustness", trained_run, "--from", "jsrt", phantoms, "-o", tmp_path / "x"
     )
     line = refuse(2, "robustness", trained_run, "--from", "pairs", phantoms, "-o", tmp_path / "x")
-    assert "--from pairs needs --masks" in line
+    assert "pairs need a folder of masks" in line
     assert not (tmp_path / "x").exists()

@@ -1,70 +1,34 @@
-"""The studies from Python: a cache opened once, a configuration in, the content of results.json out.
-
-The configurations are those of the studies themselves::
-
-    lab = Lab("m.zarr")
-    found = lab.run(CvConfig(prompts=prompts("points", "box"), lrs=(1e-3,)), "runs/cv", epochs=60)
-    found["rows"][0]["f1"]["mean"]
-    lab.transfer(Lab("s.zarr"), ("runs/cv", "runs/cv-s"), "runs/transfer")
-"""
+"""A cache opened once, and its studies: a configuration in, the content of results.json out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lungfast.compute import parse_memory, resolve_device
+from lungfast.data.datasets import list_set
 from lungfast.errors import UsageError
-from lungfast.frozen.prompts import PromptConfig
 from lungfast.records import PromptKind
-from lungfast.report.writing import write_report
 from lungfast.studies.baseline import BaselineConfig, baseline
 from lungfast.studies.curve import CurveConfig, learning_curves
 from lungfast.studies.cv import CvConfig, cross_validate
-from lungfast.studies.ensemble import available_encoder
 from lungfast.studies.fitting import Listener, Settings
 from lungfast.studies.grid import GridConfig, grid
 from lungfast.studies.jitter import PIXELS, JitterConfig, box_jitter
 from lungfast.studies.models import FinishedRun
-from lungfast.studies.on_request import Extras
-from lungfast.studies.predict import Request as PredictRequest
-from lungfast.studies.predict import predict as _predict
-from lungfast.studies.quality import QualityConfig, measure_quality, write_quality
-from lungfast.studies.reading import read_material
+from lungfast.studies.quality import QualityConfig, calibrate
 from lungfast.studies.recipe_cv import recipe_cv
 from lungfast.studies.recipes import training_recipe
-from lungfast.studies.reproduce import paper_on
-from lungfast.studies.reproduce import reproduce as _reproduce
 from lungfast.studies.rescoring import identity
+from lungfast.studies.robustness import RobustnessConfig, Sources, opened_by_name, robustness
 from lungfast.studies.session import Quiet, Request, ScoreBody, ScoreSettings, run_scoring, run_study
-from lungfast.studies.steps import Order
 from lungfast.studies.thresholds import RescanConfig, ThresholdsConfig, rescan, thresholds
 from lungfast.studies.transfer import Site, config_of, site_names, transfer
 from lungfast.studies.unet import UnetStudyConfig, run_unet, unet_settings
 from lungfast.studies.workspace import Workspace
 from lungfast.trained.trainer import TrainConfig
-from lungfast.trained.unet import UnetConfig
-
-__all__ = [
-    "BaselineConfig",
-    "CurveConfig",
-    "CvConfig",
-    "Extras",
-    "FinishedRun",
-    "GridConfig",
-    "Lab",
-    "PromptConfig",
-    "ThresholdsConfig",
-    "UnetConfig",
-    "UnetStudyConfig",
-    "predict",
-    "prompts",
-    "report",
-    "reproduce",
-]
 
 _TRAINING: dict[type, tuple[str, Callable[..., dict[str, Any]]]] = {
     CvConfig: ("cv", cross_validate),
@@ -207,21 +171,21 @@ class Lab:
         runs: tuple[str | Path, str | Path],
         output: str | Path,
         *,
-        key: str = "points",
+        keys: Sequence[str] = ("points",),
         resume: bool = False,
         overwrite: bool = False,
     ) -> dict[str, Any]:
         """The decoders of this set on another's images and the reverse, unchanged.
 
-        ``runs`` are finished cv runs of this cache and of the other, ``key`` the row whose decoders travel.
+        ``runs`` are finished cv runs of this cache and of the other, ``keys`` the rows whose decoders travel.
         """
         labs = (self, other)
         names = site_names(self.workspace, other.workspace)
         a, b = (
-            Site(name=name, workspace=lab.workspace, run=FinishedRun.open(Path(run)), key=key)
+            Site(name=name, workspace=lab.workspace, run=FinishedRun.open(Path(run)))
             for name, lab, run in zip(names, labs, runs, strict=True)
         )
-        config = config_of(a, b)
+        config = config_of(a, b, keys)
         body = transfer(config, a, b, self._memory_bytes // 2, self._listener)
         return self._scored("transfer", config, body, _where(output, resume=resume, overwrite=overwrite))
 
@@ -233,18 +197,45 @@ class Lab:
         ``config`` are QualityConfig's fields: ``key``, ``perturbed`` (test images to spoil; 0 for none).
         $LUNGFAST_WEIGHTS names the checkpoint for those.
         """
-        finished, asked, device = FinishedRun.open(Path(run)), QualityConfig(**config), self.workspace.device
-        content = measure_quality(
-            finished,
+        return calibrate(
+            FinishedRun.open(Path(run)),
             self.workspace,
-            asked,
+            QualityConfig(**config),
             others={name: lab.workspace for name, lab in (others or {}).items()},
-            encoder=available_encoder(finished, None, device=device) if asked.perturbed else None,
+            checkpoint=None,
             memory_bytes=self._memory_bytes,
             listener=self._listener,
         )
-        write_quality(finished, content)
-        return content
+
+    def robustness(
+        self,
+        runs: Sequence[str | Path],
+        source: tuple[str, str | Path],
+        output: str | Path,
+        *,
+        masks: str | Path | None = None,
+        images: int = 40,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> dict[str, Any]:
+        """F1 of finished runs on perturbed films; ``source`` and ``masks`` as ``embed`` was given them.
+
+        ``source`` is ("montgomery", DIR), ("shenzhen", DIR), ("kaggle", DIR) or ("pairs", DIR); ``images``:
+        test images, at most. $LUNGFAST_WEIGHTS names the checkpoint of a SAM encoder.
+        """
+        opened = opened_by_name([Path(run) for run in runs])
+        name, folder = source
+        sources = Sources.of(
+            next(iter(opened.values())),
+            list_set(name, Path(folder), None if masks is None else Path(masks)),
+            device=self.workspace.device,
+            listener=self._listener,
+            overwrite=overwrite,
+        )
+        config = RobustnessConfig.of(opened, images=images)
+        body = robustness(config, opened, self.workspace, sources, self._memory_bytes)
+        where = _where(output, resume=resume, overwrite=overwrite)
+        return self._scored("robustness", config, body, where)
 
     def _scored(self, study: str, config: Any, body: ScoreBody, where: dict[str, Any]) -> dict[str, Any]:
         scoring = ScoreSettings(memory_bytes=self._memory_bytes)
@@ -255,45 +246,3 @@ class Lab:
 
 def _where(output: str | Path, *, resume: bool, overwrite: bool) -> dict[str, Any]:
     return {"output": Path(output), "resume": resume, "overwrite": overwrite}
-
-
-def prompts(*kinds: PromptKind, **more: Any) -> tuple[PromptConfig, ...]:
-    """Prompts by name, all with the same further fields of PromptConfig."""
-    return tuple(PromptConfig(kind=kind, **more) for kind in kinds)
-
-
-def reproduce(
-    caches: Mapping[str, str],
-    output: str | Path,
-    *,
-    quick: bool = False,
-    epochs: Mapping[str, int] | None = None,
-    seeds: int = 1,
-    best: bool = False,
-    device: str = "auto",
-    **more: Any,
-) -> dict[str, Any]:
-    """Every table and figure of the paper from one or two caches by name, as ``lungfast reproduce``.
-
-    ``more``: fields of its order, as ``resume``, ``overwrite``, ``checkpoint``, ``memory_bytes``.
-    """
-    workspaces, recipe = paper_on(
-        caches, device=resolve_device(device), epochs=epochs, quick=quick, seeds=seeds
-    )
-    recipe = replace(recipe, best=best)
-    more = {"memory_bytes": parse_memory("auto")} | more
-    order = Order(output=Path(output), recipe=recipe, **more)
-    return _reproduce(order, workspaces, Quiet())
-
-
-def predict(
-    run: str | Path, images: Sequence[str | Path], output: str | Path, *, device: str = "auto", **more: Any
-) -> dict[str, Any]:
-    """Masks of images (files or folders) by a finished run; ``more``: fields of its request, as ``boxes``."""
-    request = PredictRequest(run=Path(run), images=tuple(map(Path, images)), output=Path(output), **more)
-    return _predict(request, device=resolve_device(device), listener=Quiet())
-
-
-def report(folder: str | Path, out: str | Path | None = None) -> list[Path]:
-    """Write the report of a finished run, or of a reproduction, into ``out`` or its own folder."""
-    return write_report(read_material(Path(folder)), Path(out or folder))

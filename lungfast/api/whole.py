@@ -1,0 +1,62 @@
+"""What needs no open cache: prompts by name, the whole paper, masks by a finished run, its report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lungfast.compute import parse_memory, resolve_device
+from lungfast.frozen.prompts import PromptConfig
+from lungfast.records import PromptKind
+from lungfast.report.writing import write_report
+from lungfast.studies.predict import Request as PredictRequest
+from lungfast.studies.predict import predict as _predict
+from lungfast.studies.reading import read_material
+from lungfast.studies.reproduce import paper_on
+from lungfast.studies.reproduce import reproduce as _reproduce
+from lungfast.studies.session import Quiet
+from lungfast.studies.steps import Order
+
+
+def prompts(*kinds: PromptKind, **more: Any) -> tuple[PromptConfig, ...]:
+    """Prompts by name, all with the same further fields of PromptConfig."""
+    return tuple(PromptConfig(kind=kind, **more) for kind in kinds)
+
+
+def reproduce(
+    caches: Mapping[str, str],
+    output: str | Path,
+    *,
+    quick: bool = False,
+    epochs: Mapping[str, int] | None = None,
+    seeds: int = 1,
+    best: bool = False,
+    device: str = "auto",
+    **more: Any,
+) -> dict[str, Any]:
+    """Every table and figure of the paper from one or two caches by name, as ``lungfast reproduce``.
+
+    ``more``: fields of its order, as ``resume``, ``overwrite``, ``checkpoint``, ``memory_bytes``.
+    """
+    workspaces, recipe = paper_on(
+        caches, device=resolve_device(device), epochs=epochs, quick=quick, seeds=seeds
+    )
+    recipe = replace(recipe, best=best)
+    more = {"memory_bytes": parse_memory("auto")} | more
+    order = Order(output=Path(output), recipe=recipe, **more)
+    return _reproduce(order, workspaces, Quiet())
+
+
+def predict(
+    run: str | Path, images: Sequence[str | Path], output: str | Path, *, device: str = "auto", **more: Any
+) -> dict[str, Any]:
+    """Masks of images (files or folders) by a finished run; ``more``: fields of its request, as ``boxes``."""
+    request = PredictRequest(run=Path(run), images=tuple(map(Path, images)), output=Path(output), **more)
+    return _predict(request, device=resolve_device(device), listener=Quiet())
+
+
+def report(folder: str | Path, out: str | Path | None = None) -> list[Path]:
+    """Write the report of a finished run, or of a reproduction, into ``out`` or its own folder."""
+    return write_report(read_material(Path(folder)), Path(out or folder))
