@@ -25,8 +25,6 @@ from lungfast.trained.unet import PRESETS, UnetConfig
 PAPER_EPOCHS, FOLDS = 100, 5
 LONG_CURVE = 1.5
 """Times the epochs of a recipe that has the paper's or more: to see what comes after the hundredth."""
-VALIDATIONS = 20
-"""Validations in the course of a training, at most: learning curves need no more points."""
 QUICK_IMAGES = 550
 """Training images that a decoder of a quick recipe sees, repetitions counted: 7 epochs of 83, 2 of 340."""
 QUICK_EPOCHS = (2, 10)
@@ -45,14 +43,11 @@ _AS_THEY_STAND = (
 )
 
 
-def validation_interval(epochs: int) -> int:
-    """Epochs from one validation to the next."""
-    return max(1, epochs // VALIDATIONS)
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecipe:
     """How decoders train where the user does not say otherwise; ``wds`` and ``lrs`` are chosen among.
+
+    ``validations``: about so many in the course of a training; None: one every epoch.
 
     ``images`` is the budget: how many training images a decoder sees, repetitions counted, within
     ``epochs_least`` and ``epochs_most``. ``sam_lr_wd`` holds for decoders that start from SAM's weights.
@@ -70,6 +65,7 @@ class TrainingRecipe:
     schedule: ScheduleName = "onecycle"
     keep: Literal["best", "last"] = "best"
     patience: int = 0
+    validations: int | None = None
     average: float = 0.0
     views: int = 1
     thresholds: Literal["fine", "paper"] = "fine"
@@ -83,6 +79,10 @@ class TrainingRecipe:
     def epochs(self, n_train: int) -> int:
         """Passes over so many training images."""
         return min(self.epochs_most, max(self.epochs_least, round(self.images / max(1, n_train))))
+
+    def val_every(self, epochs: int) -> int:
+        """Epochs from one validation to the next."""
+        return 1 if self.validations is None else max(1, epochs // self.validations)
 
     def options_for(self, cache: EmbeddingCache, folds: int) -> dict[str, Any]:
         """By the names of the commands' options, for the images, views and decoder of a cache."""
@@ -98,7 +98,7 @@ class TrainingRecipe:
             "wd": wds[0],
             "loss": self.losses[0],
             "epochs": epochs,
-            "val_every": validation_interval(epochs),
+            "val_every": self.val_every(epochs),
             "views": min(self.views, cache.n_views),
         }
 
@@ -147,6 +147,7 @@ BEST = TrainingRecipe(
     lrs=(1e-3,),
     wds=(0.0,),
     sam_lr_wd=(1e-4, 0.0),
+    validations=20,
     average=0.999,
     views=8,
 )
@@ -213,7 +214,6 @@ class Recipe:
                 batch_size=self.batch_size,
                 schedule="constant",
                 keep="last",
-                val_every=validation_interval(epochs),
             ),
             memory_bytes=memory_bytes,
             precision=precision,

@@ -33,7 +33,7 @@ from lungfast.studies.judged import QUALITY
 from lungfast.studies.models import FinishedRun
 from lungfast.studies.quality import QualityConfig, calibrate
 from lungfast.studies.recipe_cv import recipe_cv
-from lungfast.studies.recipes import BEST, Recipe, validation_interval
+from lungfast.studies.recipes import BEST, Recipe
 from lungfast.studies.rescoring import identity
 from lungfast.studies.session import Request, ScoreSettings, run_scoring, run_study
 from lungfast.studies.transfer import Site, config_of, transfer
@@ -105,9 +105,8 @@ class Steps:
         recipe, images = self._recipe, len(self._workspaces[name].cache.images)
         n_train, n_val = images * (recipe.folds - 2) / recipe.folds, images / recipe.folds
 
-        def trained(epochs: int, *, val_every: int | None = None) -> float:
-            validations = -(-epochs // (val_every or validation_interval(epochs)))
-            return epochs * n_train + validations * n_val * VALIDATED_SHARE
+        def trained(epochs: int, *, val_every: int = 1) -> float:
+            return epochs * n_train + -(-epochs // val_every) * n_val * VALIDATED_SHARE
 
         rows = len(recipe.prompts) + len(recipe.losses) - 1
         decoders = rows * recipe.folds * len(recipe.seeds)
@@ -121,11 +120,11 @@ class Steps:
         ]
         if recipe.best:
             epochs = self._best_epochs(name) or BEST.epochs(int(n_train))
-            seen = recipe.folds * BEST.seeds * trained(epochs)
+            seen = recipe.folds * BEST.seeds * trained(epochs, val_every=BEST.val_every(epochs))
             steps.insert(3, self._step(BEST.name, name, seen + 2 * scored))
         long = recipe.curve_epochs(name)
         if long is not None:
-            steps.insert(3, self._step("train", name, len(recipe.curve_prompts) * trained(long, val_every=1)))
+            steps.insert(3, self._step("train", name, len(recipe.curve_prompts) * trained(long)))
         done = self._run_of(name, "cv") / NOTES
         steps.append(Step(study="examples", set=name, done=done, pairs=10, act=partial(self._examples, name)))
         return steps
@@ -238,8 +237,6 @@ class Steps:
             split_seed=recipe.split_seed,
         )
         request = self._request(name, "train", config, epochs=recipe.curve_epochs(name))
-        settings: Any = request.settings
-        request = replace(request, settings=replace(settings, train=replace(settings.train, val_every=1)))
         body = partial(learning_curves, config)
         run_study(request, self._workspaces[name], body, self._listener)
 

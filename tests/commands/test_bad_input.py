@@ -246,3 +246,12 @@ def test_patients_given_later_are_another_dataset(pairs: tuple[Path, Path], tmp_
 
 def test_a_box_mode_without_a_box(nano_cache: str, tmp_path: Path) -> None:
     assert "without a box" in refuse(2, "grid", nano_cache, "--box", "per-lung", "-o", tmp_path / "run")
+
+
+def test_seeds_that_are_no_list(nano_cache: str, tmp_path: Path) -> None:
+    to = [nano_cache, "-o", tmp_path / "run"]
+    assert "found '0.5', expected integers separated by commas" in refuse(2, "grid", *to, "--seed", "0,0.5")
+    assert "expected at least 0" in refuse(2, "cv", *to, "--seed", "-1")
+    assert "--seed lists the seeds" in refuse(2, "cv", *to, "--seed", "0,1", "--seeds", "3")
+    assert "trains one decoder a prompt; found --seed 0,1" in refuse(2, "thresholds", *to, "--seed", "0,1")
+    assert not (tmp_path / "run").exists()

@@ -220,6 +220,13 @@ def test_a_small_memory_bound_streams_and_splits_to_the_same_choice(nano_cache: 
         assert one["val_f1"] == pytest.approx(two["val_f1"], abs=0.02)
 
 
+def test_seeds_may_be_a_list(nano_cache: str, tmp_path: Path) -> None:
+    done("grid", nano_cache, "--lr", "1e-3", "--wd", "0", "--seed", "0,3", *TINY, "-o", tmp_path / "run")
+    content = read(tmp_path / "run")
+    assert [row["seed"] for row in content["rows"]] == [0, 3]
+    assert content["best"]["seeds"] == [0, 3]
+
+
 def test_a_cache_travels_as_hdf5(nano_cache: str, grid_run: tuple[Path, str], tmp_path: Path) -> None:
     done("cache", "export", nano_cache, tmp_path / "m.h5")
     done("cache", "import", tmp_path / "m.h5", tmp_path / "copy.zarr")

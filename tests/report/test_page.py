@@ -166,6 +166,7 @@ def test_scales() -> None:
     assert Scale(low=2, high=2, start=0, end=9)(2) == 0
     assert steps(0, 150) == [0, 50, 100, 150]
     assert log_steps(0.04, 0.6) == pytest.approx([0.05, 0.1, 0.2, 0.5])
+    assert log_steps(0.11, 0.17) == pytest.approx([0.12, 0.14, 0.16])
 
 
 def test_the_page_has_every_table(tmp_path: Path) -> None:
