@@ -58,7 +58,7 @@ KINDS: dict[str, ViewConfig] = {
 }
 
 
-KEY = {"best", "no views", "16 views", "3 points a lung", "three seeds, a third of the epochs each"}
+KEY = {"best", "no views", "16 views", "3 points a lung", "three seeds of a third of the epochs"}
 MEASURED = ("val", "val, together", "val, cleaned", "away", "away, together")
 QUESTION = (
     "Which settings of the `best` recipe earn their place, and at what cost? Each arm is the recipe but for "
@@ -91,7 +91,7 @@ def arms() -> dict[str, Arm]:
         "last epoch": {"keep": "last"},
         "DiceCE": {"losses": ("dicece",)},
         "3 points a lung": {"points_per_lung": 3},
-        "3 points a lung, spread": {"points_per_lung": 3, "placement": "spread"},
+        "3 points a lung spread": {"points_per_lung": 3, "placement": "spread"},
         "no jitter": {"point_jitter": 0.0},
         "jitter 3 %": {"point_jitter": 0.03},
         "half the epochs": {
@@ -105,7 +105,7 @@ def arms() -> dict[str, Arm]:
         "wd 1e-4": {"wds": (1e-4,)},
         "batch 4": {"batch_size": 4},
         "three seeds": {"seeds": 3},
-        "three seeds, a third of the epochs each": {
+        "three seeds of a third of the epochs": {
             "seeds": 3,
             "images": BEST.images // 3,
             "epochs_least": BEST.epochs_least // 3,
