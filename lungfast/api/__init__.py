@@ -2,6 +2,7 @@
 
 The configurations are those of the studies themselves::
 
+    embed(("montgomery", "."), "m.zarr")
     lab = Lab("m.zarr")
     found = lab.run(CvConfig(prompts=prompts("points", "box"), lrs=(1e-3,)), "runs/cv", epochs=60)
     found["rows"][0]["f1"]["mean"]
@@ -9,7 +10,7 @@ The configurations are those of the studies themselves::
 """
 
 from lungfast.api.lab import Lab
-from lungfast.api.whole import predict, prompts, report, reproduce
+from lungfast.api.whole import embed, predict, prompts, report, reproduce
 from lungfast.frozen.prompts import PromptConfig
 from lungfast.studies.baseline import BaselineConfig
 from lungfast.studies.curve import CurveConfig
@@ -33,6 +34,7 @@ __all__ = [
     "ThresholdsConfig",
     "UnetConfig",
     "UnetStudyConfig",
+    "embed",
     "predict",
     "prompts",
     "report",

@@ -1,4 +1,4 @@
-"""What needs no open cache: prompts by name, the whole paper, masks by a finished run, its report."""
+"""What needs no open cache: making one, prompts by name, the whole paper, masks by a finished run, a report."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lungfast.compute import parse_memory, resolve_device
+from lungfast.compute import parse_memory, resolve_device, resolve_encoder_precision
+from lungfast.data.datasets import list_set
+from lungfast.frozen.encoders import load_encoder
 from lungfast.frozen.prompts import PromptConfig
 from lungfast.records import PromptKind
 from lungfast.report.writing import write_report
+from lungfast.studies.embed import EmbedConfig, EmbedReport
+from lungfast.studies.embed import embed as _embed
 from lungfast.studies.predict import Request as PredictRequest
 from lungfast.studies.predict import predict as _predict
 from lungfast.studies.reading import read_material
@@ -18,6 +22,36 @@ from lungfast.studies.reproduce import paper_on
 from lungfast.studies.reproduce import reproduce as _reproduce
 from lungfast.studies.session import Quiet
 from lungfast.studies.steps import Order
+
+
+def embed(
+    source: tuple[str, str | Path],
+    output: str | Path,
+    *,
+    masks: str | Path | None = None,
+    meta: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+    device: str = "auto",
+    **more: Any,
+) -> EmbedReport:
+    """``lungfast embed``: one encoder pass over a set, into a cache; an unfinished one is gone on with.
+
+    ``source`` is ("montgomery", DIR), ("shenzhen", DIR), ("kaggle", DIR) or ("pairs", DIR), ``masks`` and
+    ``meta`` as the command's options; without ``checkpoint`` the encoder is nano. ``more``: fields of
+    EmbedConfig, as ``views``, ``dtype``, ``overwrite``. Unreadable images are in the report's ``skipped``.
+    """
+    name, folder = source
+    listing = list_set(name, Path(folder), *(None if one is None else Path(one) for one in (masks, meta)))
+    chosen = resolve_device(device)
+    encoder = load_encoder(
+        None,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        device=chosen,
+        precision=resolve_encoder_precision("auto", chosen),
+    )
+    batch_size = more.pop("batch_size", encoder.usual_batch)
+    config = EmbedConfig(url=str(output), batch_size=batch_size, **more)
+    return _embed(listing, encoder, config, Quiet())
 
 
 def prompts(*kinds: PromptKind, **more: Any) -> tuple[PromptConfig, ...]:

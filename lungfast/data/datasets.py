@@ -233,13 +233,13 @@ def _meta_rows(meta: Path | None, images: Mapping[str, Path]) -> dict[str, MetaR
     return rows
 
 
-def list_set(name: str, folder: Path, masks: Path | None = None) -> Listing:
+def list_set(name: str, folder: Path, masks: Path | None = None, meta: Path | None = None) -> Listing:
     """A set by the name that ``embed`` knows it by; UsageError for one that is not known."""
     known: dict[str, Callable[[], Listing]] = {
         "montgomery": lambda: list_montgomery(folder),
         "shenzhen": lambda: list_shenzhen(folder, masks),
         "kaggle": lambda: list_kaggle(folder),
-        "pairs": lambda: list_pairs(folder, masks or folder, None),
+        "pairs": lambda: list_pairs(folder, masks or folder, meta),
     }
     if name not in known:
         raise UsageError("the set is unknown", found=name, expected=", ".join(known))

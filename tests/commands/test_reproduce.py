@@ -181,12 +181,10 @@ def test_overwriting_starts_anew(caches: list[str], tmp_path: Path, monkeypatch:
     assert len(cv["history"][0]["val_loss"]) == 2
 
 
-def test_the_readme_s_python_runs(
-    nano_cache: str, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_readme_s_python_runs(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "README.md").read_text()
     (code,) = re.findall(r"<!-- python -->\n```python\n(.*?)```", text, re.DOTALL)
-    (tmp_path / "m.zarr").symlink_to(nano_cache)
+    (tmp_path / "MontgomerySet").symlink_to(phantoms / "MontgomerySet")
     (tmp_path / "films").mkdir()
     shutil.copy(next((phantoms / "MontgomerySet/CXR_png").glob("*.png")), tmp_path / "films")
     monkeypatch.chdir(tmp_path)
