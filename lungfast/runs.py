@@ -33,7 +33,7 @@ from lungfast.records import Float32
 if TYPE_CHECKING:
     from torch import Tensor
 
-SCHEMA = 1
+SCHEMA = 2
 QUESTION, ANSWER, NOTES, LOCK = "run.json", "results.json", "checkpoint.json", ".lock"
 OURS: tuple[str, ...] = (
     ANSWER,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from lungfast.api import CvConfig, Lab, UnetConfig, UnetStudyConfig, prompts
+from lungfast.api import CvConfig, Lab, UnetConfig, UnetStudyConfig, embed, prompts
 from lungfast.commands import main
 from lungfast.data.perturbations import ROBUSTNESS
 from lungfast.errors import UsageError
@@ -59,10 +59,15 @@ def test_transfer_meets_both_ways(lab: Lab, other: Lab, runs: tuple[Path, Path],
     assert pairs[:3] == [("m", "s", "same fold"), ("s", "s", "same fold"), ("m", "s", "all")]
     assert [pair[:2] for pair in pairs[3:]] == [("s", "m"), ("m", "m"), ("s", "m")]
     assert len({row["key"] for row in found["rows"]}) == len(found["rows"]) == 12
-    assert [(one["prompt"], one["test"]) for one in found["comparisons"]] == [
+    assert [(one["of"], one["tested_on"]) for one in found["comparisons"]] == [
         *(("points", "s"), ("box", "s")),
         *(("points", "m"), ("box", "m")),
     ]
+    with pytest.raises(UsageError, match="has no row both; expected points, box"):
+        lab.transfer(other, runs, tmp_path / "refused", keys=("points", "both"))
+    with pytest.raises(UsageError, match="the rows that travel; found none"):
+        lab.transfer(other, runs, tmp_path / "refused", keys=())
+    assert not (tmp_path / "refused").exists()
     assert list(found["images"]["s"]["f1"]) == ["m→s, points", "s→s, points", "m→s, box", "s→s, box"]
 
 
@@ -109,3 +114,14 @@ def test_a_configuration_of_no_study_is_refused(lab: Lab, tmp_path: Path) -> Non
         lab.run(object(), tmp_path / "run")
     with pytest.raises(UsageError, match="whole Lab"):
         lab.run(CvConfig(prompts=prompts("points"), lrs=(1e-3,)), tmp_path / "run", precision="bf16")
+
+
+def test_a_set_is_embedded(phantoms: Path, tmp_path: Path) -> None:
+    made = embed(("montgomery", phantoms), tmp_path / "m.zarr", views=2)
+    assert (made.embedded, made.skipped) == (15, [])
+    assert embed(("montgomery", phantoms), tmp_path / "m.zarr", views=2).already == 15
+    assert Lab(str(tmp_path / "m.zarr")).workspace.cache.n_views == 2
+    with pytest.raises(UsageError, match="montgomery takes no masks or meta; leave it out"):
+        embed(("montgomery", phantoms), tmp_path / "x.zarr", masks="masks", meta="patients.csv")
+    with pytest.raises(UsageError, match="no run to test"):
+        Lab(str(tmp_path / "m.zarr")).robustness([], ("montgomery", phantoms), tmp_path / "r")

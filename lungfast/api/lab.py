@@ -17,6 +17,7 @@ from lungfast.studies.cv import CvConfig, cross_validate
 from lungfast.studies.fitting import Listener, Settings
 from lungfast.studies.grid import GridConfig, grid
 from lungfast.studies.jitter import PIXELS, JitterConfig, box_jitter
+from lungfast.studies.meeting import Site
 from lungfast.studies.models import FinishedRun
 from lungfast.studies.quality import QualityConfig, calibrate
 from lungfast.studies.recipe_cv import recipe_cv
@@ -25,7 +26,7 @@ from lungfast.studies.rescoring import identity
 from lungfast.studies.robustness import RobustnessConfig, Sources, opened_by_name, robustness
 from lungfast.studies.session import Quiet, Request, ScoreBody, ScoreSettings, run_scoring, run_study
 from lungfast.studies.thresholds import RescanConfig, ThresholdsConfig, rescan, thresholds
-from lungfast.studies.transfer import Site, config_of, site_names, transfer
+from lungfast.studies.transfer import config_of, site_names, transfer
 from lungfast.studies.unet import UnetStudyConfig, run_unet, unet_settings
 from lungfast.studies.workspace import Workspace
 from lungfast.trained.trainer import TrainConfig

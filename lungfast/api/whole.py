@@ -1,4 +1,4 @@
-"""What needs no open cache: making one, prompts by name, the whole paper, masks by a finished run, a report."""
+"""What needs no open cache: making one, prompts by name, the whole paper, masks and report of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lungfast.compute import parse_memory, resolve_device, resolve_encoder_preci
 from lungfast.data.datasets import list_set
 from lungfast.frozen.encoders import load_encoder
 from lungfast.frozen.prompts import PromptConfig
-from lungfast.records import PromptKind
+from lungfast.records import PromptKind, ResizeRule
 from lungfast.report.writing import write_report
 from lungfast.studies.embed import EmbedConfig, EmbedReport
 from lungfast.studies.embed import embed as _embed
@@ -31,6 +31,7 @@ def embed(
     masks: str | Path | None = None,
     meta: str | Path | None = None,
     checkpoint: str | Path | None = None,
+    resize: ResizeRule = "longest",
     device: str = "auto",
     **more: Any,
 ) -> EmbedReport:
@@ -46,6 +47,7 @@ def embed(
     encoder = load_encoder(
         None,
         checkpoint=None if checkpoint is None else Path(checkpoint),
+        resize=resize,
         device=chosen,
         precision=resolve_encoder_precision("auto", chosen),
     )

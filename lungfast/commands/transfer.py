@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lungfast.runs import RunFolder
     from lungfast.studies.cv import CvConfig
     from lungfast.studies.fitting import Listener
+    from lungfast.studies.meeting import Site
     from lungfast.studies.models import FinishedRun
     from lungfast.studies.session import ScoreBody
     from lungfast.studies.workspace import Workspace
@@ -54,7 +55,7 @@ def command(a: str, b: str, runs: tuple[Path, Path] | None, prompts: tuple[str, 
     from lungfast.studies.models import FinishedRun
     from lungfast.studies.rescoring import identity
     from lungfast.studies.session import run_scoring
-    from lungfast.studies.transfer import Site, TransferConfig, check_sets, site_names, transfer
+    from lungfast.studies.transfer import TransferConfig, check_sets, site_names, transfer
     from lungfast.studies.workspace import Workspace
 
     device = resolve_device(options["device"])

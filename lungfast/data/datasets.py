@@ -235,14 +235,18 @@ def _meta_rows(meta: Path | None, images: Mapping[str, Path]) -> dict[str, MetaR
 
 def list_set(name: str, folder: Path, masks: Path | None = None, meta: Path | None = None) -> Listing:
     """A set by the name that ``embed`` knows it by; UsageError for one that is not known."""
-    known: dict[str, Callable[[], Listing]] = {
-        "montgomery": lambda: list_montgomery(folder),
-        "shenzhen": lambda: list_shenzhen(folder, masks),
-        "kaggle": lambda: list_kaggle(folder),
-        "pairs": lambda: list_pairs(folder, masks or folder, meta),
+    known: dict[str, tuple[Callable[[], Listing], set[str]]] = {
+        "montgomery": (lambda: list_montgomery(folder), set()),
+        "shenzhen": (lambda: list_shenzhen(folder, masks), {"masks"}),
+        "kaggle": (lambda: list_kaggle(folder), set()),
+        "pairs": (lambda: list_pairs(folder, masks or folder, meta), {"masks", "meta"}),
     }
     if name not in known:
         raise UsageError("the set is unknown", found=name, expected=", ".join(known))
+    listed, takes = known[name]
+    given = {what for what, path in (("masks", masks), ("meta", meta)) if path is not None}
+    if given - takes:
+        raise UsageError(f"{name} takes no {' or '.join(sorted(given - takes))}", fix="leave it out")
     if name == "pairs" and masks is None:
-        raise UsageError("pairs need a folder of masks", fix="give --masks, the folder that embed was given")
-    return known[name]()
+        raise UsageError("pairs need a folder of masks", fix="give the masks' folder that embed was given")
+    return listed()

@@ -110,7 +110,10 @@ QUESTIONS = (
         name="transfer",
         text="Trained on Montgomery, Shenzhen comes out better than trained on Shenzhen itself.",
         where="Section IV-E, Table IV",
-        rule="Montgomery→Shenzhen less Shenzhen→Shenzhen, on the same images, is above 0, Holm's p < 0.05.",
+        rule=(
+            "Montgomery→Shenzhen less Shenzhen→Shenzhen from points, on the same images, is above 0, "
+            "Holm's p < 0.05."
+        ),
         judge=judged.transfer,
     ),
     Question(

@@ -35,7 +35,7 @@ def everywhere(material: Material) -> Iterator[tuple[str, Comparison]]:
 
 def into(material: Material, set_name: str) -> list[Comparison]:
     """A→B − B→B where B is the set, one a prompt."""
-    return [one for one in (material.transfer or {}).get("comparisons") or () if one["test"] == set_name]
+    return [one for one in (material.transfer or {}).get("comparisons") or () if one["tested_on"] == set_name]
 
 
 def between(comparisons: Sequence[Comparison], a: str, b: str) -> Comparison | None:

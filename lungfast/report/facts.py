@@ -122,10 +122,20 @@ def row_of(content: Content | None, prompt: str) -> Row | None:
     return min(rows, key=lambda row: row.get("loss") == "dicece", default=None)
 
 
-def lead_prompt(rows: Sequence[Row]) -> str:
-    """Points where they were run: the paper's own, and no ground truth is needed; otherwise the first."""
-    prompts = [str(row["prompt"]) for row in rows]
-    return "points" if "points" in prompts else next(iter(prompts), "points")
+def leading(rows: Sequence[Row]) -> list[Row]:
+    """Of a transfer's rows (or comparisons) those of one prompt.
+
+    Points where they were run, as the paper's; else the first that needs no ground truth; else the first.
+    """
+    free = [row for row in rows if not row.get("needs_ground_truth")]
+    keys = [str(row["of"]) for row in (*free, *rows)]
+    lead = "points" if "points" in keys else next(iter(keys), "")
+    return [row for row in rows if row["of"] == lead]
+
+
+def travelling(row: Row) -> str:
+    """Whose decoders a row of a transfer is about, marked where they need the ground truth."""
+    return f"{row['of']} {ORACLE}" if row.get("needs_ground_truth") else str(row["of"])
 
 
 def best_row(content: Content | None, *, oracle: bool = False) -> Row | None:

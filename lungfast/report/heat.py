@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lungfast.report.facts import finished, lead_prompt, title
+from lungfast.report.facts import finished, leading, title, travelling
 from lungfast.report.material import Material
 from lungfast.report.table import bracket, plain
 
@@ -63,11 +63,9 @@ def grids(material: Material) -> list[HeatMap]:
 
 def transfer_matrix(material: Material) -> HeatMap | None:
     """Trained down, tested across, on the test images of the same fold; from points where they were run."""
-    rows = [row for row in finished(material.transfer) if row["scope"] == "same fold"]
+    rows = leading([row for row in finished(material.transfer) if row["scope"] == "same fold"])
     if not rows:
         return None
-    prompt = lead_prompt(rows)
-    rows = [row for row in rows if row["prompt"] == prompt]
     names = list(dict.fromkeys(row["train"] for row in rows))
     by_pair = {(row["train"], row["test"]): row for row in rows}
     values = [
@@ -82,7 +80,7 @@ def transfer_matrix(material: Material) -> HeatMap | None:
         for train in names
     ]
     return HeatMap(
-        caption=f"F1 per image from {prompt}, test images of the same fold",
+        caption=f"F1 per image from {travelling(rows[0])}, test images of the same fold",
         corner="trained, tested",
         columns=tuple(f"tested on {title(name)}" for name in names),
         rows=tuple(

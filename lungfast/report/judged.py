@@ -72,17 +72,18 @@ def transfer(material: Material, set_name: str) -> Judgement:
     content = material.transfer
     if content is None or set_name.lower() != paper.SHENZHEN:
         return untested()
-    prompt = facts.lead_prompt(finished(content))
     rows = {
         row["train"].lower(): row
-        for row in finished(content)
-        if row["test"] == set_name and row["scope"] == "same fold" and row["prompt"] == prompt
+        for row in facts.leading(finished(content))
+        if row["test"] == set_name and row["scope"] == "same fold"
     }
     if not {paper.MONTGOMERY, paper.SHENZHEN} <= set(rows):
         return untested()
     away, home = rows[paper.MONTGOMERY], rows[paper.SHENZHEN]
-    texts = [f"F1 from {prompt} {_f1(away)} trained on Montgomery, {_f1(home)} trained on Shenzhen"]
-    paired = [one for one in comparing.into(material, set_name) if one["prompt"] == prompt]
+    texts = [
+        f"F1 from {facts.travelling(home)} {_f1(away)} trained on Montgomery, {_f1(home)} trained on Shenzhen"
+    ]
+    paired = facts.leading(comparing.into(material, set_name))
     if paired:
         return Judgement(holds=all(map(is_shown, paired)), figures=(*texts, *map(sentence, paired)))
     return Judgement(holds=_above(away, home), figures=tuple(texts))

@@ -75,6 +75,9 @@ def best_positions(rows: Sequence[Row], metric: str = "f1") -> set[int]:
     return found
 
 
+BEST_NOTE = "Bold: the best of a set, and the best of those without the ground truth."
+
+
 def oracle_note(rows: Sequence[Sequence[Cell]], columns: Sequence[str] = ()) -> list[str]:
     """The dagger explained, where there is one."""
     texts = [*columns, *(cell.text for row in rows for cell in row)]

@@ -69,8 +69,7 @@ def _against(material: Material) -> str:
         unet = [one for one in comparing.of_set(material, name) if one["family"] == "unet"]
         unet.sort(key=lambda one: not str(one["a"]).startswith("points"))
         parts += [f"{title(name)}, {_short(one)}" for one in unet[:1]]
-    met = (material.transfer or {}).get("comparisons") or ()
-    parts += [_short(one) for one in met if one["prompt"] == facts.lead_prompt(met)]
+    parts += [_short(one) for one in facts.leading((material.transfer or {}).get("comparisons") or ())]
     if not parts:
         return _points_and_box(material)
     return f"Paired differences in F1: {'; '.join(parts)}."

@@ -12,6 +12,7 @@ from lungfast.report import comparing, facts, paper
 from lungfast.report.facts import AVERAGING, Row, encoder_tag, finished, label, protocol_notes, title
 from lungfast.report.material import Content, Material
 from lungfast.report.score_cells import (
+    BEST_NOTE,
     MEASURED,
     beside,
     beside_columns,
@@ -23,8 +24,6 @@ from lungfast.report.score_cells import (
 from lungfast.report.table import Cell, Table, absent, embolden, words
 from lungfast.report.threshold_table import table_ii
 from lungfast.report.transfer_table import transfer_table
-
-BEST_NOTE = "Bold: the best of a set, and the best of those without the ground truth."
 
 
 def paper_tables(material: Material) -> dict[str, Table]:
@@ -111,7 +110,13 @@ def table_vi(material: Material) -> Table:
     if not names:
         return absent(caption, "`lungfast unet`")
     rows = [cells for name in names for cells in _unet_rows(material, name)]
-    notes = [*_unet_notes(material, names), *protocol_notes(material, "unet"), AVERAGING, *oracle_note(rows)]
+    notes = [
+        *_unet_notes(material, names),
+        *protocol_notes(material, "unet"),
+        AVERAGING,
+        BEST_NOTE,
+        *oracle_note(rows),
+    ]
     return Table(
         caption=caption + encoder_tag(material),
         columns=("Set", "Model", *MEASURED, *beside_columns("VI")),

@@ -164,15 +164,14 @@ def transfer_table(content: Row) -> Table:
     """One line per direction, prompt and scope; the paired differences in the caption."""
     table = _table(
         "transfer, mean ± std over the folds of the set that trained",
-        ["train", "test", "on", "prompt", "F1", "IoU", "n"],
+        ["trained, tested", "on", "prompt", "F1", "n"],
     )
     for row in content["rows"]:
         table.add_row(
-            row["train"],
-            row["test"],
+            f"{row['train']}, {row['test']}",
             row["scope"],
-            _marked(row, "prompt"),
-            *(_spread(row[name]) for name in ("f1", "iou")),
+            _marked(row, "of"),
+            _spread(row["f1"]),
             str(row["f1_image"]["n"]),
         )
     lines = [

@@ -9,6 +9,7 @@ from lungfast.report import comparing, facts, paper
 from lungfast.report.facts import AVERAGING, Row, title
 from lungfast.report.material import Content, Material
 from lungfast.report.score_cells import (
+    BEST_NOTE,
     MEASURED,
     beside,
     beside_columns,
@@ -17,7 +18,7 @@ from lungfast.report.score_cells import (
     no_difference,
     oracle_note,
 )
-from lungfast.report.table import ORACLE, Cell, Table, absent, embolden, listed, words
+from lungfast.report.table import Cell, Table, absent, embolden, listed, words
 
 TESTED = {"III": paper.MONTGOMERY, "IV": paper.SHENZHEN}
 SAME_FOLD = "same fold"
@@ -43,10 +44,8 @@ def transfer_table(material: Material, number: str) -> Table:
     if content is None or tested is None:
         return absent(f"Table {number}. Trained on one set, tested on another", "`lungfast transfer`")
     rows = [row for row in content["rows"] if row["test"] == tested and row.get("f1")]
-    prompts = list(dict.fromkeys(row["prompt"] for row in rows))
-    rows.sort(
-        key=lambda row: (row["scope"] != SAME_FOLD, prompts.index(row["prompt"]), row["train"] == tested)
-    )
+    order = list(dict.fromkeys(row["of"] for row in rows))
+    rows.sort(key=lambda row: (row["scope"] != SAME_FOLD, order.index(row["of"]), row["train"] == tested))
     others = [title(row["train"]) for row in rows if row["train"] != tested]
     caption = f"Table {number}. Trained on {listed(list(dict.fromkeys(others)))}, tested on {title(tested)}"
     cells = [_cells(material, row, number) for row in rows]
@@ -65,17 +64,16 @@ def transfer_table(material: Material, number: str) -> Table:
 
 def _cells(material: Material, row: Row, number: str) -> list[Cell]:
     """The paper used points alone; its figures stand beside the test rows of the same fold."""
-    has_figure = row["scope"] == SAME_FOLD and row["prompt"] == "points"
+    has_figure = row["scope"] == SAME_FOLD and row["of"] == "points"
     f1, iou = (
         paper.figure(number, row["test"], metric, train=row["train"].lower()) if has_figure else None
         for metric in ("f1", "iou")
     )
     generated = no_difference(material, row["test"]) if row["test"] in material.sets else ""
-    oracle = row["prompt"] in {"box", "both"}
     return [
         words(arrow(row)),
         words(row["scope"]),
-        words(f"{row['prompt']} {ORACLE}" if oracle else row["prompt"]),
+        words(facts.travelling(row)),
         *measured(row),
         *beside(row, (f1, iou), generated),
     ]
@@ -90,13 +88,14 @@ def _shared(content: Content) -> str:
 
 def _notes(material: Material, content: Content, tested: str) -> list[str]:
     paired = comparing.into(material, tested)
-    notes = [f"Paired on the same images: {comparing.sentence(one)}." for one in paired]
+    told = "; ".join(map(comparing.sentence, paired))
+    notes = [f"Paired on the same images: {told}."] if paired else []
     notes.append(
         "Decoder, points, threshold and hyperparameters are those of the training set. “Same fold”: "
-        "the decoder of fold i on the test images of fold i, so that both rows meet the same images."
+        "the decoder of fold i on the test images of fold i, so that these rows meet the same images."
     )
     notes.append(_shared(content))
     notes += [f"Encoder: {one.sentence}" for one in facts.encoders(material)]
     if tested in material.sets and material.is_generated(tested):
         notes.append(facts.GENERATED)
-    return [*notes, AVERAGING]
+    return [*notes, AVERAGING, BEST_NOTE]

@@ -153,6 +153,10 @@ class FinishedRun:
         decoders = self.rows()[self.preferred_key()]
         return str(max(decoders, key=lambda row: row["val_f1"])["decoder"])
 
+    def all_rows(self) -> list[str]:
+        """Keys of its table, those that diverged too."""
+        return [str(row["key"]) for row in self.content["rows"]]
+
     def rows(self) -> dict[str, list[Mapping[str, Any]]]:
         """Rows of the table by key, each with its decoders; of a grid the winner alone."""
         if "best" in self.content:

@@ -17,7 +17,7 @@ from lungfast.errors import RunError
 from lungfast.files import file_sha256
 from lungfast.records import GENERATED
 from lungfast.report.material import Example, Material
-from lungfast.runs import ANSWER, QUESTION, read_json, results
+from lungfast.runs import ANSWER, QUESTION, SCHEMA, read_json, results
 from lungfast.studies.comparisons import Side, as_family, by_fold_and_seed, compare
 from lungfast.studies.examples import ARRAYS, NOTES
 from lungfast.studies.judged import QUALITY
@@ -63,7 +63,7 @@ def read_reproduction(folder: Path, config: Content, *, must_be_complete: bool =
     return Material(
         title="Lung segmentation with a fine-tuned mask decoder",
         sets=sets,
-        transfer=read_json(transfer_run / ANSWER) if (transfer_run / ANSWER).exists() else None,
+        transfer=_read(transfer_run) if (transfer_run / ANSWER).exists() else None,
         timings=read_json(timings) if timings.exists() else (),
         recipe=_recipe(folder, config["recipe"]),
         examples={name: read_examples(folder / name / "cv") for name in sets},
@@ -86,11 +86,24 @@ def _study_of(folder: Path) -> str:
 def _finished(folder: Path) -> dict[str, Any]:
     if not (folder / ANSWER).exists():
         raise RunError(f"{folder} is unfinished", fix="go on with the same command and --resume")
-    return dict(read_json(folder / ANSWER))
+    return _read(folder)
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """RunError for results of another version, whose fields differ."""
+    content = dict(read_json(folder / ANSWER))
+    if content.get("schema") != SCHEMA:
+        raise RunError(
+            f"{folder} was written by another version of lungfast",
+            found=f"schema {content.get('schema')}",
+            expected=str(SCHEMA),
+            fix="run the study again (--overwrite)",
+        )
+    return content
 
 
 def _studies(folder: Path) -> dict[str, Content]:
-    found = {name: read_json(folder / name / ANSWER) for name in STUDIES if (folder / name / ANSWER).exists()}
+    found = {name: _read(folder / name) for name in STUDIES if (folder / name / ANSWER).exists()}
     return _completed(found, folder / "cv")
 
 

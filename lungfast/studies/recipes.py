@@ -229,7 +229,7 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         budgets = {"epochs": dict(self.epochs), "unet_epochs": dict(self.unet_epochs)}
-        return asdict(self) | budgets | {"chosen_by_us": list(self.chosen_by_us())}
+        return asdict(self) | budgets | {"val_every": 1, "chosen_by_us": list(self.chosen_by_us())}
 
     def chosen_by_us(self) -> tuple[str, ...]:
         """What the paper does not state."""

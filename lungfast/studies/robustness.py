@@ -46,6 +46,10 @@ class RobustnessConfig:
     perturbations: tuple[str, ...] = tuple(one.name for one in ROBUSTNESS)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.images < 1:
+            raise UsageError("images to test", found=str(self.images), expected="at least 1")
+
     @classmethod
     def of(cls, runs: Mapping[str, FinishedRun], *, images: int) -> RobustnessConfig:
         """The question for opened runs."""
@@ -213,6 +217,8 @@ def _row(
 
 def opened_by_name(paths: Sequence[Path]) -> dict[str, FinishedRun]:
     """Finished runs by their folders' names; UsageError where two are the same."""
+    if not paths:
+        raise UsageError("no run to test", expected="the folder of a finished run, or several")
     names = [path.name for path in paths]
     if len(set(names)) != len(names):
         raise UsageError("two runs have the same name", found=", ".join(names), fix="rename a folder")

@@ -30,13 +30,14 @@ from lungfast.studies.fitting import Listener
 from lungfast.studies.grid import GridConfig, grid
 from lungfast.studies.jitter import JitterConfig, box_jitter
 from lungfast.studies.judged import QUALITY
+from lungfast.studies.meeting import Site
 from lungfast.studies.models import FinishedRun
 from lungfast.studies.quality import QualityConfig, calibrate
 from lungfast.studies.recipe_cv import recipe_cv
 from lungfast.studies.recipes import BEST, Recipe
 from lungfast.studies.rescoring import identity
 from lungfast.studies.session import Request, ScoreSettings, run_scoring, run_study
-from lungfast.studies.transfer import Site, config_of, transfer
+from lungfast.studies.transfer import config_of, transfer
 from lungfast.studies.unet import UnetStudyConfig, run_unet, unet_settings
 from lungfast.studies.workspace import Workspace
 
@@ -96,9 +97,9 @@ class Steps:
         recipe, steps = self._recipe, [step for name in self._workspaces for step in self._of_set(name)]
         if len(self._workspaces) == 2:
             n_images = sum(len(one.cache.images) for one in self._workspaces.values())
-            steps.append(
-                self._step(TRANSFER, None, 2 * len(recipe.prompts) * recipe.folds * n_images * SCORED_SHARE)
-            )
+            # of every prompt and seed: one decoder on its own set's fold, one on the other's, and all on all
+            met = len(recipe.prompts) * len(recipe.seeds) * (2 + recipe.folds)
+            steps.append(self._step(TRANSFER, None, met * n_images * SCORED_SHARE))
         return steps + [self._quality_step(name) for name in self._workspaces]
 
     def _of_set(self, name: str) -> list[Step]:
@@ -260,9 +261,7 @@ class Steps:
         a, b = (
             Site(name=name, workspace=one, run=self._cv_run(name)) for name, one in self._workspaces.items()
         )
-        kinds = [prompt.kind for prompt in self._recipe.prompts]
-        done = [kind for kind in kinds if kind in a.run.rows() and kind in b.run.rows()]
-        config = config_of(a, b, done or kinds)
+        config = config_of(a, b, [prompt.kind for prompt in self._recipe.prompts])
         body = transfer(config, a, b, self._memory, self._listener)
         run_scoring(self._scoring_request(None, TRANSFER, config), a.workspace, body)
 

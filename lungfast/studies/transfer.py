@@ -8,56 +8,26 @@ trained. Images with the same pixels in both sets are dropped; look-alikes are n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lungfast.errors import CacheError, DataError, UsageError
-from lungfast.records import GENERATED, ImageRecord, Int64
+from lungfast.errors import CacheError, DataError, TrainingError, UsageError
+from lungfast.records import GENERATED, Int64
 from lungfast.runs import RunFolder, results
-from lungfast.scored.scores import over_folds
-from lungfast.studies.comparisons import Side, as_family, compare
+from lungfast.studies.comparisons import as_family
 from lungfast.studies.fitting import Listener
 from lungfast.studies.lookalikes import look_alikes
-from lungfast.studies.models import FinishedRun, Model
-from lungfast.studies.rescoring import identity, n_scored, rescore, row_head, test_images
-from lungfast.studies.scoring import MEASURES
+from lungfast.studies.meeting import Site, meet, row_key
+from lungfast.studies.rescoring import identity
 from lungfast.studies.session import ScoreBody
 from lungfast.studies.summaries import (
     FoldScores,
-    fold_seed_values,
-    fold_values,
     image_block,
-    per_image,
-    summary,
 )
 from lungfast.studies.workspace import Workspace
-
-SAME_FOLD, ALL = "same fold", "all"
-ARROW = "\N{RIGHTWARDS ARROW}"
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Site:
-    """One set: its name, its cache, and its finished cross-validation."""
-
-    name: str
-    workspace: Workspace
-    run: FinishedRun
-
-    @property
-    def images(self) -> tuple[ImageRecord, ...]:
-        return self.workspace.cache.images
-
-    def models(self, key: str) -> tuple[Model, ...]:
-        """The decoders of a row of the run's table."""
-        return self.run.models(key)
-
-    def test_images(self) -> dict[str, Int64]:
-        """By the name of the fold."""
-        return test_images(self.run, self.workspace)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +45,23 @@ class TransferConfig:
     training: Any = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not self.keys or len(set(self.keys)) < len(self.keys):
+            found = ", ".join(self.keys) or "none"
+            raise UsageError("the rows that travel", found=found, expected="at least one, each once")
+
 
 def transfer(config: TransferConfig, a: Site, b: Site, memory_bytes: int, listener: Listener) -> ScoreBody:
-    """The body of the study. CacheError for caches of different encoders, UsageError for other folds."""
+    """The body of the study.
+
+    CacheError for caches of different encoders, UsageError for other folds and for a key that a run has not,
+    TrainingError where all of them diverged; some that diverged are left out with a note.
+    """
     check_sets(a.workspace, b.workspace)
     for site in (a, b):
         site.run.check_cache(site.workspace.cache)
     _check_folds(a, b)
+    keys = _usable_keys(config.keys, a, b, listener)
     same = _same_pixels(a, b)
     kept_of = {site.name: _kept(site, same[site.name]) for site in (a, b)}
 
@@ -90,10 +70,10 @@ def transfer(config: TransferConfig, a: Site, b: Site, memory_bytes: int, listen
         blocks, compared = {}, []
         for train, test in ((a, b), (b, a)):
             found: dict[str, Sequence[FoldScores]] = {}
-            for key in config.keys:
-                met = _meet(train, test, key, kept_of[test.name], memory_bytes, listener)
+            for key in keys:
+                met = meet(train, test, key, kept_of[test.name], memory_bytes, listener)
                 rows += met.rows(seed=config.seed)
-                found |= {_key(site, test, key): met.same_fold[site.name] for site in (train, test)}
+                found |= {row_key(site, test, key): met.same_fold[site.name] for site in (train, test)}
                 compared.append(met.compared(seed=config.seed))
             blocks[test.name] = image_block(found, test.images)
         content = results("transfer", rows, made_with) | {
@@ -121,12 +101,12 @@ def site_names(a: Workspace, b: Workspace) -> tuple[str, str]:
     return names[0], names[1]
 
 
-def config_of(a: Site, b: Site, keys: Sequence[str]) -> TransferConfig:
-    """The question for runs that are there."""
+def config_of(a: Site, b: Site, keys: str | Sequence[str]) -> TransferConfig:
+    """The question for runs that are there; ``keys``: one row of theirs, or several."""
     return TransferConfig(
         sites=(a.name, b.name),
         data_sha256=(a.run.data_sha256, b.run.data_sha256),
-        keys=tuple(keys),
+        keys=(keys,) if isinstance(keys, str) else tuple(keys),
         results_sha256=(identity(a.run), identity(b.run)),
     )
 
@@ -156,6 +136,21 @@ def _check_folds(a: Site, b: Site) -> None:
         raise UsageError(
             "the two runs have different folds", found=f"{folds[0]} and {folds[1]}", expected="as many"
         )
+
+
+def _usable_keys(keys: Sequence[str], a: Site, b: Site, listener: Listener) -> list[str]:
+    """Those whose folds all have a decoder in both runs."""
+    for site in (a, b):
+        if strangers := [key for key in keys if key not in site.run.all_rows()]:
+            raise UsageError(
+                f"{site.run.path} has no row {', '.join(strangers)}", expected=", ".join(site.run.all_rows())
+            )
+    usable = [key for key in keys if key in a.run.rows() and key in b.run.rows()]
+    if left_out := [key for key in keys if key not in usable]:
+        listener.note(f"left out, as a fold has no decoder that did not diverge: {', '.join(left_out)}")
+    if not usable:
+        raise TrainingError("no row of both runs has a decoder in every fold", fix="try a smaller --lr")
+    return usable
 
 
 def _same_pixels(a: Site, b: Site) -> dict[str, set[int]]:
@@ -191,92 +186,3 @@ def _kept(site: Site, dropped: set[int]) -> dict[str, Int64]:
             expected="two different sets",
         )
     return kept
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Meeting:
-    """The decoders of ``train`` and those of ``test``, of one prompt, on images of ``test``."""
-
-    train: Site
-    test: Site
-    key: str
-    same_fold: Mapping[str, Sequence[FoldScores]]
-    """By the set that trained: on the test images of the decoder's fold."""
-    everywhere: Sequence[FoldScores]
-    """Those of ``train`` on all images."""
-
-    def rows(self, *, seed: int) -> list[dict[str, Any]]:
-        """Trained elsewhere and at home, on the same images; then trained elsewhere, on all."""
-        images = self.test.images
-        rows = [
-            self._head(site, SAME_FOLD) | summary(self.same_fold[site.name], images, seed=seed)
-            for site in (self.train, self.test)
-        ]
-        # every decoder met every image: an image's value is its mean over the decoders, and counts once
-        pooled = [replace(one, fold=ALL, seed=k) for k, one in enumerate(self.everywhere)]
-        folds = {name: asdict(over_folds(fold_values(self.everywhere, name))) for name in MEASURES}
-        return [*rows, self._head(self.train, ALL) | summary(pooled, images, seed=seed) | folds]
-
-    def _head(self, site: Site, scope: str) -> dict[str, Any]:
-        key = _key(site, self.test, self.key) + ("" if scope == SAME_FOLD else f", {scope}")
-        model = site.models(self.key)[0]
-        return row_head(key, model, train=site.name, test=self.test.name, scope=scope)
-
-    def compared(self, *, seed: int) -> dict[str, Any]:
-        """A→B − B→B on B's test images, paired."""
-        test = self.test
-        found = {name: per_image(folds) for name, folds in self.same_fold.items()}
-        # folds and seeds of both runs must line up for a t-test over them
-        shapes = {tuple((one.fold, one.seed) for one in folds) for folds in self.same_fold.values()}
-        sides = [
-            Side(
-                name=_arrow(site, test),
-                images_N=found[site.name].values["f1"],
-                folds_J=fold_seed_values(self.same_fold[site.name], "f1") if len(shapes) == 1 else (),
-            )
-            for site in (self.train, test)
-        ]
-        splits = test.run.splits(test.images)
-        one = compare(
-            sides[0],
-            sides[1],
-            [test.images[int(i)].patient for i in found[test.name].images],
-            n_train=min(len(split.train) for split in splits),
-            n_test=max(len(split.test) for split in splits),
-            seed=seed,
-        )
-        return one | {"name": f"{one['name']}, {self.key}", "prompt": self.key, "test": test.name}
-
-
-def _arrow(train: Site, test: Site) -> str:
-    return f"{train.name}{ARROW}{test.name}"
-
-
-def _key(train: Site, test: Site, key: str) -> str:
-    """Names a row on the test images of the same fold."""
-    return f"{_arrow(train, test)}, {key}"
-
-
-def _meet(
-    train: Site,
-    test: Site,
-    key: str,
-    kept: Mapping[str, Int64],
-    memory_bytes: int,
-    listener: Listener,
-) -> _Meeting:
-    """Every decoder at its own threshold: on the images of its fold, and those of ``train`` on all."""
-
-    def scored(site: Site, images_of: Mapping[str, Int64]) -> list[FoldScores]:
-        models = site.models(key)
-        listener.phase(f"scoring {_key(site, test, key)}", n_scored(models, images_of))
-        return rescore(models, test.workspace, images_of, memory_bytes, advance=listener.advance)
-
-    everything = dict.fromkeys(kept, np.sort(np.concatenate(list(kept.values()))))
-    return _Meeting(
-        train=train,
-        test=test,
-        key=key,
-        same_fold={site.name: scored(site, kept) for site in (train, test)},
-        everywhere=scored(train, everything),
-    )

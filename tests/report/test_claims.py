@@ -111,7 +111,7 @@ def test_transfer_is_judged_on_shenzhen_alone() -> None:
     assert claim.verdict == FAILS
     assert all(figure.startswith("Shenzhen") for figure in claim.figures)
     better = comparison("transfer", "montgomery→shenzhen", "shenzhen→shenzhen", 0.02, 566)
-    better |= {"prompt": "points", "test": "shenzhen"}
+    better |= {"of": "points", "tested_on": "shenzhen"}
     made = replace(made, transfer={**(made.transfer or {}), "comparisons": [better]})
     assert judged(made, "transfer").verdict == HOLDS
     assert judged(material(("one", "two")), "transfer").verdict == UNTESTED

@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lungfast.report.terminal import BEST, ORACLE, cv_table, fold_table, grid_table
+from lungfast.report.terminal import BEST, ORACLE, cv_table, fold_table, grid_table, transfer_table
+from tests.report.material import material
 
 
 def shown(table: Table) -> str:
@@ -67,3 +68,11 @@ def test_a_cross_validation_of_several_prompts() -> None:
     assert "0.9512 ± 0.0123" in text
     assert "both-auto: no result" in text
     assert "…" not in shown(fold_table(rows[0]))
+
+
+def test_a_transfer_between_sets_of_long_names() -> None:
+    content = dict(material(("montgomery", "shenzhen")).transfer or {})
+    content["rows"] = [row | {"of": "both-auto", "needs_ground_truth": True} for row in content["rows"]]
+    text = shown(transfer_table(content))
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    assert f"both-auto {ORACLE}" in text
