@@ -121,7 +121,7 @@ def test_a_set_is_embedded(phantoms: Path, tmp_path: Path) -> None:
     assert (made.embedded, made.skipped) == (15, [])
     assert embed(("montgomery", phantoms), tmp_path / "m.zarr", views=2).already == 15
     assert Lab(str(tmp_path / "m.zarr")).workspace.cache.n_views == 2
-    with pytest.raises(UsageError, match="montgomery takes no masks or meta; leave it out"):
+    with pytest.raises(UsageError, match="montgomery takes no masks or meta -> leave it out"):
         embed(("montgomery", phantoms), tmp_path / "x.zarr", masks="masks", meta="patients.csv")
     with pytest.raises(UsageError, match="no run to test"):
         Lab(str(tmp_path / "m.zarr")).robustness([], ("montgomery", phantoms), tmp_path / "r")

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from lungfast.runs import RunFolder
     from lungfast.studies.cv import CvConfig
     from lungfast.studies.fitting import Listener
-    from lungfast.studies.meeting import Site
     from lungfast.studies.models import FinishedRun
     from lungfast.studies.session import ScoreBody
     from lungfast.studies.workspace import Workspace
@@ -52,6 +51,7 @@ def command(a: str, b: str, runs: tuple[Path, Path] | None, prompts: tuple[str, 
     from lungfast.commands.study import request_from, tell_recipe, with_recipe
     from lungfast.compute import resolve_device
     from lungfast.report.terminal import transfer_table
+    from lungfast.studies.meeting import Site
     from lungfast.studies.models import FinishedRun
     from lungfast.studies.rescoring import identity
     from lungfast.studies.session import run_scoring
