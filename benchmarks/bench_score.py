@@ -25,6 +25,7 @@ from benchmarks.common import (
     parser_of,
     print_targets,
     ratio,
+    rest,
     time_interleaved,
     write_record,
 )
@@ -89,7 +90,7 @@ def candidates(case: Case, *, compiled: bool) -> dict[str, Callable[[], Any]]:
 
 def measure(case: Case, repeats: int, *, compiled: bool) -> tuple[list[dict[str, Any]], list[Target]]:
     routes = candidates(case, compiled=compiled)
-    seconds = time_interleaved(routes, repeats=repeats)
+    seconds = time_interleaved(routes, repeats=repeats, before=rest)
     median = medians(seconds)
     best = min((name for name in PLAIN if name in routes), key=lambda name: median[name])
     table = [

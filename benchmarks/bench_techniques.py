@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.bench_score import cases, ours
 from benchmarks.bench_train import make_batch, our_step, stock_step
-from benchmarks.common import medians, parser_of, ratio, time_interleaved, write_record
+from benchmarks.common import medians, parser_of, ratio, rest, time_interleaved, write_record
 from benchmarks.score_peers import monai_route
 from lungfast import workers
 from lungfast.compute import cpu_count, resolve_precision
@@ -75,7 +75,7 @@ def measure(
     what: str, candidates: Mapping[str, Callable[[], Any]], peer: str, repeats: int
 ) -> list[dict[str, Any]]:
     """Techniques by falling gain, the peer last."""
-    seconds = time_interleaved(candidates, repeats=repeats)
+    seconds = time_interleaved(candidates, repeats=repeats, before=rest)
     gains = {name: ratio(seconds[name], seconds[ALL]) for name in candidates}
     order = sorted(gains, key=lambda name: (name == peer, name != ALL, -gains[name]))
     return [

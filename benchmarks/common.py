@@ -121,6 +121,11 @@ def time_interleaved(
     return seconds
 
 
+def rest() -> None:
+    """Longer than OpenMP's threads spin after a route of torch: they would keep a core from the next one."""
+    time.sleep(0.05)
+
+
 def medians(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in seconds.items()}
 
