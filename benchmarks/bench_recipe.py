@@ -16,32 +16,26 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks.common import parser_of, print_targets, write_record
+from benchmarks.judging import Lists, judge
 from lungfast.compute import parse_memory
 from lungfast.data.datasets import list_montgomery, list_shenzhen
 from lungfast.data.phantoms import write_montgomery, write_shenzhen
 from lungfast.data.views import ViewConfig
 from lungfast.files import write_json
 from lungfast.frozen.encoders import Encoder, load_encoder
-from lungfast.frozen.prompts import PromptConfig
 from lungfast.records import Listing
-from lungfast.runs import read_json, results
+from lungfast.runs import read_json
 from lungfast.studies.embed import EmbedConfig, embed
-from lungfast.studies.masks import measure_masks
-from lungfast.studies.one_split import train_one_split
-from lungfast.studies.protocol import Outcome, Study
 from lungfast.studies.recipes import BEST, TrainingRecipe
-from lungfast.studies.scoring import joined, predictions, prepare, score
 from lungfast.studies.session import Quiet, Request, run_study
-from lungfast.studies.tables import chosen
 from lungfast.studies.workspace import Workspace
 
 SETS: dict[str, Callable[[Path], Listing]] = {
@@ -58,15 +52,24 @@ KINDS: dict[str, ViewConfig] = {
 }
 
 
-ON_BOTH = {"no views", "16 views", "3 points a lung", "three seeds of a third of the epochs"}
-MEASURED = ("val", "val, together", "val, cleaned", "away", "away, together")
+ON_BOTH = {"no views", "16 views", "1 point a lung", "three seeds of a third of the epochs"}
+MEASURED = (
+    "val",
+    "val, one view",
+    "val, together",
+    "val, cleaned",
+    "away",
+    "away, one view",
+    "away, together",
+)
 QUESTION = (
     "Which settings of the `best` recipe earn their place, and at what cost? Each arm is the recipe but for "
     "what its name says, trained on fold 0 of Montgomery (M) or Shenzhen (S), from points, with nano. `val`: "
     "mean F1 per image at native size on the validation images of fold 0, each decoder at its own best "
-    "threshold; `together`: the mean logits of the seeds; `cleaned`: two largest components, holes filled; "
-    "`away`: all images of the other set, at the threshold of the set that was trained on. No test image of "
-    "the set itself was scored. Some arms were trained on M alone: their S is empty."
+    "threshold; `one view`: not averaged over views; `together`: the mean logits of the seeds; `cleaned`: "
+    "two largest components, holes filled; `away`: all images of the other set, at the threshold of the set "
+    "that was trained on. No test image of the set itself was scored. Some arms were trained on M alone: "
+    "their S is empty."
 )
 
 
@@ -84,7 +87,8 @@ def arms() -> dict[str, Arm]:
     """The recipe first; then each setting taken back, or pushed further."""
     made = {"best": Arm(recipe=BEST, on_both=True)}
     changes: dict[str, Mapping[str, Any]] = {
-        "no views": {"views": 1},
+        "no views": {"views": 1, "test_views": 1},
+        "views at test alone": {"views": 1},
         "4 views": {"views": 4},
         "16 views": {"views": 16},
         "no average": {"average": 0.0},
@@ -92,8 +96,8 @@ def arms() -> dict[str, Arm]:
         "constant rate": {"schedule": "constant"},
         "last epoch": {"keep": "last"},
         "DiceCE": {"losses": ("dicece",)},
-        "3 points a lung": {"points_per_lung": 3},
-        "3 points a lung spread": {"points_per_lung": 3, "placement": "spread"},
+        "1 point a lung": {"points_per_lung": 1},
+        "points spread": {"placement": "spread"},
         "no jitter": {"point_jitter": 0.0},
         "jitter 3 %": {"point_jitter": 0.03},
         "half the epochs": {
@@ -122,25 +126,8 @@ def arms() -> dict[str, Arm]:
 
 def quick_arms() -> dict[str, Arm]:
     """Two arms of one epoch."""
-    tiny = replace(BEST, images=1, epochs_least=1, views=2, seeds=1)
-    return {"best": Arm(recipe=tiny), "no views": Arm(recipe=replace(tiny, views=1))}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lists:
-    """What :func:`train_one_split` combines, of an arm."""
-
-    prompts: tuple[PromptConfig, ...]
-    lrs: tuple[float, ...]
-    wds: tuple[float, ...]
-    losses: tuple[Any, ...]
-    seeds: tuple[int, ...]
-    folds: int = 5
-    split_seed: int = 0
-    kind: str = "both"
-    views: ViewConfig = field(default_factory=ViewConfig)
-    other: str | None = None
-    """The data's hash of the set that was not trained on."""
+    tiny = replace(BEST, images=1, epochs_least=1, views=2, test_views=2, seeds=1)
+    return {"best": Arm(recipe=tiny), "no views": Arm(recipe=replace(tiny, views=1, test_views=1))}
 
 
 class Bench:
@@ -188,70 +175,6 @@ class Bench:
         settings = recipe.settings_for(home.cache, lists.folds, memory_bytes=parse_memory("8GB"))
         request = Request(study="ablation", config=lists, settings=settings, output=folder, resume=True)
         return run_study(request, home, partial(judge, lists, away), Quiet())
-
-
-def judge(
-    lists: Lists, away: Workspace, study: Study, splits: Sequence[Any], made_with: dict[str, Any]
-) -> dict[str, Any]:
-    """Train on fold 0 of one set; score its validation images, then all images of the other set."""
-    started = time.perf_counter()
-    made = train_one_split(lists, study, splits)
-    seconds = time.perf_counter() - started
-    (together,) = study.join([made.outcomes])
-    f1 = {
-        "val": float(np.mean([one.val_mean("f1") or 0.0 for one in made.outcomes])),
-        "val, together": together.val_mean("f1"),
-        "val, cleaned": cleaned_f1(study, made.outcomes[0]),
-    }
-    f1 |= away_f1(study, away, made.outcomes, together)
-    row = {
-        "f1": f1,
-        "threshold": chosen(together).threshold,
-        "best_epoch": [one.trained.best_epoch for one in made.outcomes],
-        "seconds": seconds,
-    }
-    content = results("ablation", [row], made_with) | {"history": made.history()}
-    study.run.write_results(content)
-    return content
-
-
-def cleaned_f1(study: Study, outcome: Outcome) -> float:
-    """Of validation masks: two largest components, holes filled."""
-    candidates = study.candidates([outcome.cell], [outcome.cell.split.val])
-    logits = predictions(study.workspace, candidates, width=1)
-    found = measure_masks(
-        study.workspace.cache, logits, [chosen(outcome).threshold], surface=False, clean=True
-    )
-    return float(np.mean([one.cleaned_f1 for _, _, one in found]))
-
-
-def away_f1(
-    study: Study, away: Workspace, outcomes: Sequence[Outcome], together: Outcome
-) -> dict[str, float]:
-    """Mean F1 on another set, each decoder at its own threshold, then all seeds together at theirs."""
-    images = np.arange(len(away.cache.images))
-    candidates = [
-        replace(one, prompts=replace(study.prompts(outcome.cell), images=away.prompt_images), images=images)
-        for one, outcome in zip(
-            study.candidates([outcome.cell for outcome in outcomes], [images] * len(outcomes)),
-            outcomes,
-            strict=True,
-        )
-    ]
-    width = prepare(away, parse_memory("4GB"), len(candidates))
-    thresholds = sorted({chosen(one).threshold for one in (*outcomes, together)})
-    logits = list(predictions(away, candidates, width=width))
-    alone = score(away, iter(logits), [images] * len(candidates), thresholds, advance=lambda: None)
-    groups = [range(len(candidates))]
-    joint = score(away, joined(iter(logits), groups), [images], thresholds, advance=lambda: None)[0]
-    values = [
-        one.at("f1", thresholds.index(chosen(outcome).threshold)).mean()
-        for one, outcome in zip(alone, outcomes, strict=True)
-    ]
-    return {
-        "away": float(np.mean(values)),
-        "away, together": float(joint.at("f1", thresholds.index(chosen(together).threshold)).mean()),
-    }
 
 
 def table_row(name: str, found: Mapping[str, Mapping[str, Any]], sets: Sequence[str]) -> dict[str, Any]:

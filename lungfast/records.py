@@ -70,7 +70,7 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A sample as another film might show it: an image and its masks, of one size, of the sample's aspect."""
+    """A sample as another film might show it, of its aspect; its masks are of one size, image's or larger."""
 
     image_HW: UInt8
     masks: Mapping[str, Bool]
@@ -78,6 +78,11 @@ class View:
     @property
     def size(self) -> Size:
         return int(self.image_HW.shape[0]), int(self.image_HW.shape[1])
+
+    @property
+    def mask_size(self) -> Size:
+        height, width = next(iter(self.masks.values())).shape
+        return int(height), int(width)
 
 
 class SampleRef(Protocol):

@@ -220,6 +220,13 @@ training_options = compose(
         help="Views of a training image to draw from, every epoch another; embed makes them with --views.",
     ),
     click.option(
+        "--test-views",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Views of a validation or test image whose answers are averaged on the film.",
+    ),
+    click.option(
         "--seed",
         "seed_list",
         type=Numbers(least=0, whole=True),

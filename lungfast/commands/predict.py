@@ -43,6 +43,11 @@ path = click.Path(path_type=Path)
 @click.option(
     "--decoder", help="One decoder, or a row of the table. [default: all folds of the preferred prompt]"
 )
+@click.option(
+    "--test-views",
+    type=click.IntRange(1),
+    help="Views of every image that are encoded and averaged; fewer are faster. [default: those of the run]",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
 @click.option(
     "--batch", "batch_size", type=click.IntRange(1), default=1, show_default=True, help="Images at once."

@@ -31,6 +31,7 @@ def settings_from(options: Mapping[str, Any]) -> Settings:
         thresholds=SCANS[options["thresholds"]],
         save_logits=options["save_logits"],
         views=options["views"],
+        test_views=options["test_views"],
         recipe=options.get("recipe_text", ""),
     )
 
@@ -77,7 +78,10 @@ def tell_recipe(options: Mapping[str, Any], listener: Listener) -> None:
     from lungfast.studies.recipes import training_recipe
 
     wanted = training_recipe(options["recipe"]).views
-    listener.note(f"recipe {options['recipe_text']}: {options['epochs']} epochs, {options['views']} views")
+    at_test = f", averaged over {n}" if (n := options["test_views"]) > 1 else ""
+    listener.note(
+        f"recipe {options['recipe_text']}: {options['epochs']} epochs, {options['views']} views{at_test}"
+    )
     if options["views"] < wanted and "views" not in options["recipe_text"]:
         listener.note(
             f"the cache holds {options['views']} of the {wanted} views that the recipe trains on: "

@@ -1,8 +1,9 @@
-"""Altered views of an X-ray: as another film of another day might show the same patient.
+"""Altered views of an X-ray, as another film of another day might show the same patient; and the way back.
 
 Comes in: a sample, how many views, the size in which the encoder will see them. Goes out: a :class:`View`
-each, image and masks moved alike. A view depends on (image id, number of the view) alone, never on the order
-or the thread; view 0 is the sample itself and is not made here.
+each, image and masks moved alike; and what a decoder said of a view, on the film again. A view depends on
+(image id, number of the view) alone, never on the order or the thread; view 0 is the sample itself and is not
+made here.
 
 What moves: the patient leans (rotation), stands nearer (scale), off the middle (shift), is broader or taller
 (stretch). What changes: exposure (gamma), contrast and brightness, noise, sharpness. Never mirrored: the
@@ -13,18 +14,24 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 from PIL import Image, ImageFilter
+from scipy.ndimage import map_coordinates
 
 from lungfast.errors import UsageError
-from lungfast.geometry import resize_image
-from lungfast.records import Float64, Sample, Size, UInt8, View
+from lungfast.geometry import Frame, resize_image
+from lungfast.records import Bool, Float32, Float64, Sample, Size, UInt8, View
 
 MOST_VIEWS = 64
 OVERSAMPLED = 2
-"""The film is first brought to this many times a view's size: a bilinear step from there does not alias."""
+"""The film is first brought to this many times a view's size: a bilinear step from there does not alias.
+
+Masks stay so large: at a view's own size a third of the cells on a contour would be exactly half full,
+and count as empty (chosen thresholds then lay at 0.40)."""
+SEAM = 2.0
+"""Pixels of the encoder's input along a view's rim that are not believed when it is mapped back."""
 _MASK_LEVEL = 127
 
 
@@ -56,7 +63,16 @@ class ViewConfig:
                 raise UsageError(f"{name} of a view is a factor", found=str(found), expected="at least 1")
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {value:g}" for name, value in asdict(self).items())
+        return ", ".join(f"{name} {_shortest(value)}" for name, value in asdict(self).items())
+
+    @classmethod
+    def from_text(cls, text: str) -> ViewConfig:
+        """The inverse of ``str``; what else stands there is passed over. ValueError where something lacks."""
+        words = dict(part.strip().rpartition(" ")[::2] for part in text.split(","))
+        missing = [field.name for field in fields(cls) if field.name not in words]
+        if missing:
+            raise ValueError(f"no {', '.join(missing)} in {text!r}")
+        return cls(**{field.name: float(words[field.name]) for field in fields(cls)})
 
 
 def make_views(sample: Sample, n_views: int, size: Size, config: ViewConfig) -> list[View]:
@@ -71,11 +87,52 @@ def make_views(sample: Sample, n_views: int, size: Size, config: ViewConfig) -> 
     }
     views = []
     for number in range(1, n_views):
-        rng = np.random.default_rng([zlib.crc32(sample.id.encode(errors="surrogateescape")), number])
-        places = film_places(random_placement(config, rng), sample.native_size, size, large)
-        masks = {name: _moved(mask, places, size) > _MASK_LEVEL for name, mask in films.items()}
+        rng = _generator(sample.id, number)
+        placement_23 = random_placement(config, rng)
+        places = film_places(placement_23, sample.native_size, size, large)
+        finer = film_places(placement_23, sample.native_size, large, large)
+        masks = {name: _moved(mask, finer, large) > _MASK_LEVEL for name, mask in films.items()}
         views.append(View(image_HW=_exposed(_moved(film, places, size), config, rng), masks=masks))
     return views
+
+
+def mean_on_film(logits_Vhw: Float32, image_id: str, frame: Frame, config: ViewConfig) -> Float32:
+    """(h, w): the mean of what was said of each view of an image, the unaltered one first, on its film.
+
+    Every pixel is averaged over the views that show it. Bilinear; ``frame`` is that of the image, and of its
+    views too.
+    """
+    height, width = logits_Vhw[0].shape
+    total_hw, n_hw = logits_Vhw[0].astype(np.float32), np.ones((height, width), np.float32)
+    for number in range(1, len(logits_Vhw)):
+        placement_23 = random_placement(config, _generator(image_id, number))
+        coordinates_2hw, shown_hw = _film_in_view(placement_23, frame, (height, width))
+        moved_hw = map_coordinates(logits_Vhw[number], coordinates_2hw, order=1, mode="nearest")
+        total_hw += np.where(shown_hw, moved_hw, 0)
+        n_hw += shown_hw
+    return np.asarray(total_hw / n_hw, np.float32)
+
+
+def _film_in_view(placement_23: Float64, frame: Frame, low_size: Size) -> tuple[Float64, Bool]:
+    """For every low-resolution pixel of the film its (row, column) in a view, and whether it is there."""
+    size = frame.resized_size
+    a, b, c, d, e, f = film_places(placement_23, frame.native_size, size, size)
+    cells_2 = frame.input_size / np.array(low_size)
+    rows, columns = np.indices(low_size, np.float64) + 0.5
+    film_2X = np.stack([columns * cells_2[1] - c, rows * cells_2[0] - f]).reshape(2, -1)
+    x_hw, y_hw = np.linalg.solve(np.array([[a, b], [d, e]]), film_2X).reshape(2, *low_size)
+    shown_hw = (np.minimum(x_hw, y_hw) >= SEAM) & (x_hw <= size[1] - SEAM) & (y_hw <= size[0] - SEAM)
+    return np.stack([y_hw / cells_2[0], x_hw / cells_2[1]]) - 0.5, shown_hw
+
+
+def _generator(image_id: str, number: int) -> np.random.Generator:
+    """The random numbers of one view: first its place, then its exposure."""
+    return np.random.default_rng([zlib.crc32(image_id.encode(errors="surrogateescape")), number])
+
+
+def _shortest(value: float) -> str:
+    text = f"{value:g}"
+    return text if float(text) == value else repr(float(value))
 
 
 def random_placement(config: ViewConfig, rng: np.random.Generator) -> Float64:

@@ -90,7 +90,7 @@ def prepare_image(
         image,
         views=[
             PreparedView.of(sample.masks, sample.native_size, spec),
-            *(PreparedView.of(view.masks, view.size, spec) for view in views),
+            *(PreparedView.of(view.masks, view.mask_size, spec) for view in views),
         ],
         preview_SS=preview_SS,
         packed={name: pack_mask(mask_HW) for name, mask_HW in sample.masks.items()},

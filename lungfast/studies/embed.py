@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from lungfast.data.views import MOST_VIEWS, ViewConfig, make_views
+from lungfast.data.views import MOST_VIEWS, OVERSAMPLED, ViewConfig, make_views
 from lungfast.errors import DataError, LungfastError, UsageError
 from lungfast.frozen.cache_prepared import PreparedRow
 from lungfast.frozen.cache_writer import CacheWriter
@@ -132,7 +132,7 @@ def _fingerprint(listing: Listing, encoder: Encoder, config: EmbedConfig) -> Fin
         compute_dtype=encoder.precision,
         device_class=encoder.device.type,
     )
-    altered = str(config.altered) if config.views > 1 else ""
+    altered = f"{config.altered}, masks x{OVERSAMPLED}" if config.views > 1 else ""
     return replace(settings, dataset_listing=_digest(listing), views=config.views, view_settings=altered)
 
 

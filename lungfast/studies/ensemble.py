@@ -1,8 +1,8 @@
 """Trained decoders on images that are in no cache: encode, prompt, decode, each image in its own frame.
 
 Comes in: models of a finished run, its encoder, 8-bit images. Goes out: low-resolution logits of each model,
-and what makes an ensemble of them. Features are rounded as the run's cache stored them, so that an image
-that is in the cache gets the very logits that the study scored.
+and what makes an ensemble of them. Features are rounded as the run's cache stored them, and views are made as
+it made them, so that an image that is in the cache gets the very logits that the study scored.
 
 The ensemble is the mean of the members' logits in float32, and its threshold the mean of theirs in logit
 space. Upsampling is linear, so the mean is taken once, at low resolution, and the native mask is that of the
@@ -11,13 +11,15 @@ members' averaged native logits; averaged probabilities would need every member 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from lungfast.data.views import ViewConfig, make_views, mean_on_film
 from lungfast.errors import CheckpointError, LungfastError, RunError, UsageError
 from lungfast.files import file_sha256
 from lungfast.frozen.checkpoints import find_checkpoint, read_head
@@ -27,7 +29,7 @@ from lungfast.frozen.prompt_encoder import FrozenPromptEncoder
 from lungfast.frozen.prompts import CachePrompts, PromptConfig, PromptImages
 from lungfast.frozen.stored_features import Features, as_read
 from lungfast.geometry import Frame
-from lungfast.records import Float32, Float64, UInt8
+from lungfast.records import Float32, Float64, Sample, UInt8
 from lungfast.scored.quality import logit_of
 from lungfast.studies.models import FinishedRun, Model
 from lungfast.trained.batches import pad_tokens
@@ -40,11 +42,15 @@ class Ensemble:
     """Decoders of one prompt on their common encoder."""
 
     def __init__(
-        self, models: Sequence[Model], encoder: Encoder, *, feature_dtype: str, prompt: PromptConfig
+        self, models: Sequence[Model], encoder: Encoder, *, prompt: PromptConfig, like: Mapping[str, Any]
     ) -> None:
+        """``like``: the fingerprint of the run's cache, whose dtype and kind of views count."""
         spec = encoder.spec
         self.models, self.encoder, self.prompt = tuple(models), encoder, prompt
-        self._dtype = feature_dtype
+        self._dtype = str(like["dtype"])
+        # a box that comes with an image is drawn on the film as it is
+        self.views = 1 if prompt.is_oracle else models[0].views
+        self._altered = ViewConfig.from_text(like["view_settings"]) if self.views > 1 else ViewConfig()
         self._prompt_encoder = FrozenPromptEncoder(
             read_head(encoder.head).prompt_encoder, grid=spec.grid, input_size=spec.input_size
         )
@@ -70,20 +76,47 @@ class Ensemble:
         images: Sequence[UInt8],
         boxes: Sequence[Float64] | None = None,
         *,
+        ids: Sequence[str],
         members: Sequence[int] | None = None,
     ) -> Float32:
-        """(K, B, h, w) of all decoders, or of some ``members``.
+        """(K, B, h, w) of all decoders, or of some ``members``: means over :attr:`views` of each image.
 
-        ``boxes``: normalised (lungs, 4) of every image, for a prompt that takes them from the user.
+        ``boxes``: normalised (lungs, 4) of every image, for a prompt that takes them from the user. ``ids``
+        decide the views.
         """
         try:
-            features_BNC = as_read(self.encoder.encode(images), self._dtype)
-            with torch.inference_mode():
-                logits_KBhw = self._decode(features_BNC, images, boxes, members)
+            of_film_KBhw = self._of_each(images, boxes, members)
+            if self.views == 1:
+                return of_film_KBhw
+            means_B = []
+            for b, (image_HW, image_id) in enumerate(zip(images, ids, strict=True)):
+                views = self._altered_views(image_HW, image_id)
+                parts = [views[i : i + len(images)] for i in range(0, len(views), len(images))]
+                others = [self._of_each(part, None, members) for part in parts]
+                logits_KVhw = np.concatenate([of_film_KBhw[:, b : b + 1], *others], axis=1)
+                frame = self.frame(image_HW)
+                means_B.append(
+                    [mean_on_film(one_Vhw, image_id, frame, self._altered) for one_Vhw in logits_KVhw]
+                )
         except torch.OutOfMemoryError as error:
             raise LungfastError(
                 f"the GPU's memory is too small for {len(images)} images at once", fix="use --batch 1"
             ) from error
+        return np.stack(means_B, axis=1)
+
+    def _altered_views(self, image_HW: UInt8, image_id: str) -> list[UInt8]:
+        """As embedding makes them; they need no mask."""
+        film = Sample(id=image_id, image_HW=image_HW, masks={}, source="", patient="", content_sha256="")
+        views = make_views(film, self.views, self.frame(image_HW).resized_size, self._altered)
+        return [view.image_HW for view in views]
+
+    def _of_each(
+        self, images: Sequence[UInt8], boxes: Sequence[Float64] | None, members: Sequence[int] | None
+    ) -> Float32:
+        """(K, B, h, w), one view an image."""
+        features_BNC = as_read(self.encoder.encode(images), self._dtype)
+        with torch.inference_mode():
+            logits_KBhw = self._decode(features_BNC, images, boxes, members)
         return np.asarray(logits_KBhw.float().cpu().numpy())
 
     def _decode(

@@ -111,7 +111,7 @@ def _logits(
     folds = list(dict.fromkeys(one.fold for one in chosen))
     images_of = {fold: [position[one.id] for one in chosen if one.fold == fold] for fold in folds}
     candidates = [models[fold].candidate(workspace, _rows(images_of[fold])) for fold in folds]
-    width = prepare(workspace, memory_bytes, len(candidates))
+    width = prepare(workspace, memory_bytes, len(candidates), views=candidates[0].views)
     found = {image: logits_hw for _, image, logits_hw in predictions(workspace, candidates, width=width)}
     return [found[position[one.id]] for one in chosen]
 

@@ -57,6 +57,8 @@ class Settings:
     save_logits: bool = False
     views: int = 1
     """Views of a training image that epochs draw from: the first ones that the cache holds."""
+    test_views: int = 1
+    """Views of a validation or test image whose logits are averaged, after training: the first ones."""
     recipe: str = ""
     """Where the settings come from, in words; empty: option by option."""
 
@@ -114,7 +116,7 @@ class Fitter:
         self._workspace.hold_rows(
             row_bytes,
             batch_rows=width * min(self._settings.train.batch_size, longest),
-            views=self._settings.views,
+            views=max(self._settings.views, self._settings.test_views),
         )
 
     def read_state(self, key: str) -> dict[str, Tensor]:

@@ -56,12 +56,12 @@ class MovedBoxes:
         return self.prompts.n_tokens
 
     def tokens(self, rows_B: Int64, *, epoch: int | None) -> PromptTokens:
-        images = self.prompts.images.image_of_row[np.asarray(rows_B)]
-        return self.prompts.encoded([self.coordinates(int(image)) for image in images])
+        return self.prompts.encoded([self.coordinates(int(row)) for row in rows_B])
 
-    def coordinates(self, image: int) -> tuple[Float64, Float64]:
+    def coordinates(self, row: int) -> tuple[Float64, Float64]:
         """Points as they are, boxes (I, 4) moved; sides that would cross are put in order again."""
-        points_IN2, boxes_I4 = self.prompts.coordinates(image, epoch=None)
+        image = int(self.prompts.images.image_of_row[row])
+        points_IN2, boxes_I4 = self.prompts.coordinates(image, epoch=None, row=row)
         frame = self.prompts.images.frames[image]
         identity = zlib.crc32(self.prompts.images.ids[image].encode())
         rng = np.random.default_rng([self.seed, self.pixels, identity])

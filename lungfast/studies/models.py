@@ -45,6 +45,8 @@ class Model:
     val_f1: float
     together: bool = False
     """It decides together with the other seeds of its fold."""
+    views: int = 1
+    """Views of an image over which its threshold was chosen, and its answer is averaged."""
 
     def state(self) -> dict[str, Tensor]:
         """Its weights under segment-anything's MaskDecoder names."""
@@ -68,7 +70,12 @@ class Model:
             prompts=self.prompts(workspace),
             state=self.state,
             images=images,
+            views=self.views_in(workspace),
         )
+
+    def views_in(self, workspace: Workspace) -> int:
+        """Those of its views that a cache holds of an image."""
+        return min(self.views, workspace.cache.n_views)
 
 
 class FinishedRun:
@@ -97,14 +104,24 @@ class FinishedRun:
         return self.content["provenance"]["cache"]["encoder"]  # type: ignore[no-any-return]
 
     @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """The Fingerprint of its cache, as a dictionary."""
+        return self.content["provenance"]["cache"]["fingerprint"]  # type: ignore[no-any-return]
+
+    @property
     def data_sha256(self) -> str:
         """The hash of its cache's pixels and masks."""
-        return str(self.content["provenance"]["cache"]["fingerprint"]["data_sha256"])
+        return str(self.fingerprint["data_sha256"])
 
     @property
     def cache_url(self) -> str:
         """Where its cache was."""
         return str(self.content["provenance"]["cache"]["url"])
+
+    @property
+    def test_views(self) -> int:
+        """Views of an image that its decoders' answers are averaged over."""
+        return int(self.content["provenance"]["settings"].get("test_views", 1))
 
     def check_encoder(self, cache: EmbeddingCache) -> None:
         """RunError where a cache's embeddings are not of the kind that the run's decoders know."""
@@ -185,6 +202,7 @@ class FinishedRun:
             n_train=row["n_train"],
             val_f1=row["val_f1"],
             together=row.get("together", 1) > 1,
+            views=self.test_views,
         )
 
 

@@ -47,6 +47,7 @@ class Request:
     """What to predict with what, and where to.
 
     ``decoder``: a decoder of the run, or a row of its table for all its folds; None for the preferred row.
+    ``test_views``: over how many views of an image answers are averaged; None: as the run chose thresholds.
     """
 
     run: Path
@@ -56,6 +57,7 @@ class Request:
     prompt: PromptKind | None = None
     boxes: Path | None = None
     checkpoint: Path | None = None
+    test_views: int | None = None
     batch_size: int = 1
     resume: bool = False
     overwrite: bool = False
@@ -74,13 +76,12 @@ def predict(request: Request, *, device: torch.device, listener: PassListener) -
     run = FinishedRun.open(request.run)
     if request.output.resolve() == request.run.resolve():
         raise UsageError("-o is the run itself", found=str(request.output), fix="choose another -o")
-    models = models_of(run, request.decoder)
+    models = _with_views(models_of(run, request.decoder), request.test_views)
     prompt = _prompt(run, models[0].prompt, request)
     files = find_images(request.images)
     boxes = read_boxes(request.boxes, [one.path for one in files]) if request.boxes else None
     encoder = run_encoder(run, request.checkpoint, device=device)
-    dtype = run.content["provenance"]["cache"]["fingerprint"]["dtype"]
-    ensemble = Ensemble(models, encoder, feature_dtype=dtype, prompt=prompt)
+    ensemble = Ensemble(models, encoder, prompt=prompt, like=run.fingerprint)
     judge = Judge.of(run, models, prompt.kind, ensemble.threshold)
     for line in notes_of(models[0].prompt, prompt, judge):
         listener.note(line)
@@ -121,6 +122,19 @@ def models_of(run: FinishedRun, decoder: str | None) -> tuple[Model, ...]:
         found=decoder,
         expected=f"{', '.join(rows) or 'none at all'}, or one of their decoders/",
     )
+
+
+def _with_views(models: tuple[Model, ...], test_views: int | None) -> tuple[Model, ...]:
+    """The models, asked about so many views; UsageError for more than their thresholds were chosen with."""
+    if test_views is None:
+        return models
+    if not 1 <= test_views <= models[0].views:
+        raise UsageError(
+            "--test-views is out of range",
+            found=str(test_views),
+            expected=f"1 to {models[0].views}, which the run averages",
+        )
+    return tuple(replace(model, views=test_views) for model in models)
 
 
 def _prompt(run: FinishedRun, trained: PromptConfig, request: Request) -> PromptConfig:
@@ -168,6 +182,7 @@ def _question(
             "decoders": [model.key for model in ensemble.models],
             "prompt": ensemble.prompt.as_dict(),
             "threshold": ensemble.threshold,
+            "views": ensemble.views,
             "images": len(files),
             "images_sha256": hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest(),
             "boxes_sha256": file_sha256(boxes.path) if boxes else None,
@@ -212,7 +227,9 @@ class _Pass:
                     usable.append((one, item))
             if usable:
                 logits_KBhw = self._ensemble.logits(
-                    [item.image_HW for _, item in usable], [item.boxes_S4 for _, item in usable]
+                    [item.image_HW for _, item in usable],
+                    [item.boxes_S4 for _, item in usable],
+                    ids=[one.name for one, _ in usable],
                 )
                 for b, (one, item) in enumerate(usable):
                     yield one, partial(self._write, one, item.image_HW, logits_KBhw[:, b])

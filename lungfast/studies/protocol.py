@@ -187,6 +187,7 @@ class Study:
                 prompts=self.prompts(cell),
                 state=partial(self._fitter.read_state, cell.config.key),
                 images=images,
+                views=self.settings.test_views,
             )
             for cell, images in zip(cells, images_K, strict=True)
         ]

@@ -203,7 +203,7 @@ class _Study:
         self, candidates: Sequence[Candidate], verdicts: dict[tuple[int, int], Verdict]
     ) -> Predictions:
         """Logits of the run's own images; notes the verdict on each."""
-        width = prepare(self._workspace, self._memory_bytes, len(candidates))
+        width = prepare(self._workspace, self._memory_bytes, len(candidates), views=candidates[0].views)
         for k, image, logits_hw in predictions(self._workspace, candidates, width=width):
             frame = self._workspace.cache.frame(image)
             verdicts[k, image] = _verdict([logits_hw], [self.models[k].threshold], frame)
@@ -218,7 +218,7 @@ class _Study:
         if not images.size:
             raise UsageError(f"{other.cache.url} has no image that {self._workspace.cache.url} lacks")
         self._listener.phase(on, len(images))
-        prepare(other, self._memory_bytes, len(self.models))
+        prepare(other, self._memory_bytes, len(self.models), views=self.models[0].views_in(other))
         verdicts: dict[int, Verdict] = {}
         means = self._means(other, images, verdicts)
         threshold = mean_threshold([model.threshold for model in self.models])
@@ -249,8 +249,8 @@ class _Study:
             self.note(f"perturbed images were not tried: that takes {lacking}")
         if encoder is None or not has_pixels or not self._config.perturbed:
             return []
-        dtype = self._workspace.cache.fingerprint.dtype
-        ensemble = Ensemble(self.models, encoder, feature_dtype=dtype, prompt=self.models[0].prompt)
+        prompt, like = self.models[0].prompt, self._run.fingerprint
+        ensemble = Ensemble(self.models, encoder, prompt=prompt, like=like)
         films = self._some_films()
         self._listener.phase("perturbed images", len(films) * len(PERTURBATIONS))
         return [self._spoilt(change, films, ensemble) for change in PERTURBATIONS]
@@ -266,7 +266,8 @@ class _Study:
         for k, image in films:
             image_HW, truth_HW = change.apply(*self._film(image), seed=image)
             boxes_S4 = summarise_mask({"lungs": truth_HW}).boxes_S4
-            logits_hw = ensemble.logits([image_HW], [boxes_S4], members=[k])[0, 0]
+            name = self._workspace.cache.images[image].id
+            logits_hw = ensemble.logits([image_HW], [boxes_S4], ids=[name], members=[k])[0, 0]
             frame, threshold = ensemble.frame(image_HW), self.models[k].threshold
             verdicts.append(_verdict([logits_hw], [threshold], frame))
             counts = count_image(logits_hw, frame, pack_mask(truth_HW), threshold_edges([threshold]))

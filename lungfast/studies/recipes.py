@@ -68,6 +68,7 @@ class TrainingRecipe:
     validations: int | None = None
     average: float = 0.0
     views: int = 1
+    test_views: int = 1
     thresholds: Literal["fine", "paper"] = "fine"
     points_per_lung: int = 1
     placement: Placement = "deepest"
@@ -100,6 +101,7 @@ class TrainingRecipe:
             "epochs": epochs,
             "val_every": self.val_every(epochs),
             "views": min(self.views, cache.n_views),
+            "test_views": min(self.test_views, cache.n_views),
         }
 
     def settings_for(self, cache: EmbeddingCache, folds: int, **more: Any) -> Settings:
@@ -111,6 +113,7 @@ class TrainingRecipe:
             train=TrainConfig(**{name: options[name] for name in TRAINED_BY}),
             thresholds=SCANS[self.thresholds],
             views=options["views"],
+            test_views=options["test_views"],
             recipe=self.name,
             **more,
         )
@@ -150,6 +153,8 @@ BEST = TrainingRecipe(
     validations=20,
     average=0.999,
     views=8,
+    test_views=8,
+    points_per_lung=3,
 )
 """Decided on validation images of fold 0 and on a set not trained on: benchmarks/bench_recipe.py."""
 

@@ -38,10 +38,11 @@ def rescore(
             prompts=prompts(model) if prompts else model.prompts(workspace),
             state=model.state,
             images=images,
+            views=model.views_in(workspace),
         )
         for model, images in zip(models, images_K, strict=True)
     ]
-    width = prepare(workspace, memory_bytes, len(models))
+    width = prepare(workspace, memory_bytes, len(models), views=candidates[0].views)
     thresholds = sorted({model.threshold for model in models})
     groups = _groups(models)
     logits = joined(predictions(workspace, candidates, width=width), groups)

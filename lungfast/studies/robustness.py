@@ -17,11 +17,13 @@ import numpy as np
 import torch
 
 from lungfast.data.perturbations import ROBUSTNESS, Perturbation, PerturbedRef
+from lungfast.data.views import ViewConfig
 from lungfast.errors import DataError, UsageError
 from lungfast.frozen.encoders import Encoder
 from lungfast.records import Float64, Int64, Listing, SampleRef
 from lungfast.runs import RunFolder, results
 from lungfast.scored.scores import per_image_summary
+from lungfast.studies.averaging import views_of_cache
 from lungfast.studies.embed import EmbedConfig, embed
 from lungfast.studies.ensemble import run_encoder
 from lungfast.studies.fitting import Listener
@@ -130,12 +132,12 @@ def robustness(
     def body(folder: RunFolder, made_with: dict[str, Any]) -> dict[str, Any]:
         chosen = [one for one in ROBUSTNESS if one.name in config.perturbations]
         kept = {ref.id for ref in refs}
+        views = max(subject.models[0].views_in(home) for subject in subjects)
         plain = [_judge(subject, home, kept, memory_bytes, sources.listener) for subject in subjects]
         rows = [_row(one, AS_IT_IS, f1, f1, config.seed) for one, f1 in zip(subjects, plain, strict=True)]
         for change in chosen:
-            spoilt = Workspace(
-                _embedded(change, refs, home, sources, folder.path / CACHES), device=home.device
-            )
+            url = _embedded(change, refs, home, sources, folder.path / CACHES, views=views)
+            spoilt = Workspace(url, device=home.device)
             for subject, before in zip(subjects, plain, strict=True):
                 after = _judge(subject, spoilt, kept, memory_bytes, sources.listener)
                 rows.append(_row(subject, change.name, after, before, config.seed))
@@ -161,15 +163,23 @@ def _some(listing: Listing, subjects: Sequence[Subject], n: int) -> list[SampleR
 
 
 def _embedded(
-    change: Perturbation, refs: Sequence[SampleRef], home: Workspace, sources: Sources, folder: Path
+    change: Perturbation,
+    refs: Sequence[SampleRef],
+    home: Workspace,
+    sources: Sources,
+    folder: Path,
+    *,
+    views: int,
 ) -> str:
-    """The cache of the perturbed films, made or gone on with; as the runs' cache in dtype."""
+    """The cache of the perturbed films, made or gone on with; as the runs' cache in dtype and views."""
     name = "".join(c if c.isalnum() else "-" for c in change.name)
     url = str(folder / f"{name}.zarr")
     listing = Listing(refs=tuple(PerturbedRef(ref=ref, perturbation=change) for ref in refs))
     config = EmbedConfig(
         url=url,
         dtype=home.cache.fingerprint.dtype,
+        views=views,
+        altered=views_of_cache(home.cache) if views > 1 else ViewConfig(),
         batch_size=sources.batch_size,
         pixels=False,
         overwrite=sources.overwrite,

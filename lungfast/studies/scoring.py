@@ -31,12 +31,16 @@ Predictions = Iterator[tuple[int, int, Float32]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Candidate:
-    """A decoder to score: its prompts, how to read its weights (MaskDecoder names), and its images."""
+    """A decoder to score: its prompts, how to read its weights (MaskDecoder names), and its images.
+
+    It is asked about ``views`` of every image, and the mean counts (averaging.py).
+    """
 
     key: str
     prompts: PromptSource
     state: Callable[[], Mapping[str, Tensor]]
     images: Int64
+    views: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +59,11 @@ class Scored:
         return np.asarray(self.values[measure][:, index])
 
 
-def prepare(workspace: Workspace, memory_bytes: int, n_candidates: int) -> int:
+def prepare(workspace: Workspace, memory_bytes: int, n_candidates: int, *, views: int = 1) -> int:
     """Make the rows ready for scoring under a memory bound; returns the width to score with."""
     width = stack_width(memory_bytes, n_candidates, workspace.device)
-    workspace.hold_rows(row_budget(memory_bytes, width, workspace.device), batch_rows=width * BATCH_SIZE)
+    row_bytes = row_budget(memory_bytes, width, workspace.device)
+    workspace.hold_rows(row_bytes, batch_rows=width * BATCH_SIZE, views=views)
     return width
 
 
@@ -73,6 +78,7 @@ def predictions(
             [one.state() for one in part],
             [one.images for one in part],
             batch_size=batch_size,
+            views_K=[one.views for one in part],
         ):
             yield start + k, image, logits_hw
 

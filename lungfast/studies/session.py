@@ -70,6 +70,7 @@ def run_study(request: Request, workspace: Workspace, body: Body, listener: List
         raise TypeError(f"{request.study} trains: it needs Settings, not {type(settings).__name__}")
     resolve_precision(settings.precision, workspace.device)
     workspace.check_views(settings.views)
+    workspace.check_views(settings.test_views, "--test-views")
     splits = make_folds(workspace.cache.images, request.config.folds, seed=request.config.split_seed)
 
     def run_body(run: RunFolder, facts: dict[str, Any]) -> dict[str, Any]:

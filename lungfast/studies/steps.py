@@ -122,7 +122,7 @@ class Steps:
         if recipe.best:
             epochs = self._best_epochs(name) or BEST.epochs(int(n_train))
             seen = recipe.folds * BEST.seeds * trained(epochs, val_every=BEST.val_every(epochs))
-            steps.insert(3, self._step(BEST.name, name, seen + 2 * scored))
+            steps.insert(3, self._step(BEST.name, name, seen + 2 * scored * BEST.test_views))
         long = recipe.curve_epochs(name)
         if long is not None:
             steps.insert(3, self._step("train", name, len(recipe.curve_prompts) * trained(long)))

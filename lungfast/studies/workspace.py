@@ -23,6 +23,7 @@ from lungfast.frozen.prompts import CachePrompts, PromptConfig, PromptImages
 from lungfast.frozen.rows import ResidentRows, fits, open_rows
 from lungfast.records import Counts, Float32, Int64, PromptSource, RowSource, UInt8
 from lungfast.scored.kernels import ScoreJob, count_images, threshold_edges
+from lungfast.studies.averaging import averaged
 from lungfast.trained.batches import BatchMaker
 from lungfast.trained.decoder import DecoderStack
 from lungfast.trained.trainer import predict
@@ -105,13 +106,13 @@ class Workspace:
         """(images, views) rows of the first views of some images."""
         return np.array([self.cache.images[int(image)].rows[:n_views] for image in images], np.int64)
 
-    def check_views(self, n_views: int) -> None:
-        """UsageError where the cache has fewer views of an image."""
+    def check_views(self, n_views: int, option: str = "--views") -> None:
+        """UsageError where the cache has fewer views of an image than ``option`` asks for."""
         if n_views > self.cache.n_views:
             raise UsageError(
-                f"--views {n_views} is more than {self.cache.url} holds of an image",
+                f"{option} {n_views} is more than {self.cache.url} holds of an image",
                 found=str(self.cache.n_views),
-                fix=f"embed again with --views {n_views}, or train with --views {self.cache.n_views}",
+                fix=f"embed again with --views {n_views}, or give {option} {self.cache.n_views}",
             )
 
     def prompts(self, config: PromptConfig, train_images: Int64, *, seed: int) -> CachePrompts:
@@ -145,12 +146,14 @@ class Workspace:
         images_K: Sequence[Int64],
         *,
         batch_size: int,
+        views_K: Sequence[int] | None = None,
     ) -> Iterator[tuple[int, int, Float32]]:
-        """(decoder, image, logits_hw) for every decoder's own images."""
-        rows_K = [self.rows_of(images) for images in images_K]
+        """(decoder, image, logits_hw) for every decoder's own images; ``views_K``: averaged over so many."""
+        views_K = views_K or [1] * len(images_K)
+        rows_K = [self.views_of(images, n).reshape(-1) for images, n in zip(images_K, views_K, strict=True)]
         maker = self.maker(prompts_K)
-        for k, row, logits_hw in predict(maker, self.stack(states), rows_K, batch_size=batch_size):
-            yield k, self.cache.image_of_row(row), logits_hw
+        of_rows = predict(maker, self.stack(states), rows_K, batch_size=batch_size)
+        yield from averaged(self.cache, of_rows, views_K)
 
     def count(
         self, predictions: Iterator[tuple[int, int, Float32]], thresholds_Q: Sequence[float]

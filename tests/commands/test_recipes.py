@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def test_results_say_the_recipe_its_settings_and_what_was_changed(best_run: tupl
     settings = read(run)["provenance"]["settings"]
     assert settings["recipe"].startswith("best, but ")
     assert "epochs 1" in settings["recipe"]
-    assert settings["views"] == 3
+    assert (settings["views"], settings["test_views"]) == (3, 3)
     assert settings["train"]["average"] == BEST.average
     assert "recipe best" in output
     assert read_json(run / "run.json")["settings"]["recipe"] == settings["recipe"]
@@ -104,6 +105,48 @@ def test_a_finished_run_scores_them_together_too(best_run: tuple[Path, str]) -> 
     np.testing.assert_allclose([one.mean("f1") for one in scores], row["f1"]["folds"], atol=1e-6)
 
 
+def test_a_film_of_the_cache_gets_the_logits_that_were_scored(
+    best_run: tuple[Path, str], phantoms: Path
+) -> None:
+    """``predict`` makes the very views that the cache holds, and averages them."""
+    import torch
+
+    from lungfast.data.datasets import list_montgomery
+    from lungfast.studies.ensemble import Ensemble, run_encoder
+    from lungfast.studies.models import FinishedRun
+    from lungfast.studies.scoring import predictions, prepare
+    from lungfast.studies.workspace import Workspace
+
+    finished = FinishedRun.open(best_run[0])
+    workspace = Workspace(viewed_of(best_run[0]), device=torch.device("cpu"))
+    model = finished.models()[0]
+    assert model.views == 3
+    candidate = model.candidate(workspace, np.array([4]))
+    prepare(workspace, 4 << 30, 1, views=candidate.views)
+    ((_, _, scored_hw),) = predictions(workspace, [candidate], width=1)
+    ((_, _, alone_hw),) = predictions(workspace, [replace(candidate, views=1)], width=1)
+    record = workspace.cache.images[4]
+    (ref,) = [ref for ref in list_montgomery(phantoms).refs if ref.id == record.id]
+    encoder = run_encoder(finished, None, device=torch.device("cpu"))
+    ensemble = Ensemble([model], encoder, prompt=model.prompt, like=finished.fingerprint)
+    found_hw = ensemble.logits([ref.load().image_HW], ids=[record.id])[0, 0]
+    np.testing.assert_allclose(found_hw, scored_hw, atol=2e-2)  # float16 features round once more or less
+    assert np.abs(alone_hw - scored_hw).mean() > np.abs(found_hw - scored_hw).mean() * 10
+
+
+def test_a_cache_without_the_views_of_a_run_takes_those_it_has(
+    best_run: tuple[Path, str], nano_cache: str
+) -> None:
+    import torch
+
+    from lungfast.studies.models import FinishedRun
+    from lungfast.studies.workspace import Workspace
+
+    workspace = Workspace(nano_cache, device=torch.device("cpu"))
+    model = FinishedRun.open(best_run[0]).models()[0]
+    assert model.candidate(workspace, np.array([0])).views == 1
+
+
 def test_without_views_the_recipe_says_what_it_lacks(nano_cache: str, tmp_path: Path) -> None:
     result = done("train", nano_cache, "--recipe", "best", *TINY, "--val-every", 1, "-o", tmp_path / "t")
     assert f"holds 1 of the {BEST.views} views" in result.output
@@ -131,7 +174,8 @@ def test_mistakes_are_one_line(nano_cache: str, phantoms: Path, tmp_path: Path) 
     )
     line = refuse(2, "cv", nano_cache, "--views", 8, "-o", run)
     assert "--views 8 is more than" in line
-    assert "embed again with --views 8, or train with --views 1" in line
+    assert "embed again with --views 8, or give --views 1" in line
+    assert "--test-views 4 is more than" in refuse(2, "cv", nano_cache, "--test-views", 4, "-o", run)
     assert "--save-logits" in refuse(2, "cv", nano_cache, "--ensemble", "--save-logits", "-o", run)
     assert not run.exists()
     refuse(2, "embed", "montgomery", phantoms, "-o", run, "--views", 0)

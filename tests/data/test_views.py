@@ -1,18 +1,21 @@
-"""Altered views: masks go with the image, seeds are (image, view), geometry is that of the native film."""
+"""Altered views: masks go with the image, seeds are (image, view), geometry is that of the native film, and
+what is said of a view finds back to its place on the film."""
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import binary_erosion
 
-from lungfast.data.views import ViewConfig, film_places, make_views, random_placement
+from lungfast.data.views import ViewConfig, film_places, make_views, mean_on_film, random_placement
 from lungfast.errors import UsageError
 from lungfast.geometry import Frame, resize_image
-from lungfast.records import Sample, Size
+from lungfast.records import Float64, Sample, Size
 
 STILL = ViewConfig(
     rotation_deg=0, scale=1, stretch=1, shift=0, gamma=1, contrast=1, brightness=0, share_rough=0
@@ -34,8 +37,9 @@ def test_the_mask_goes_with_the_image() -> None:
     still_exposure = replace(ViewConfig(), gamma=1, contrast=1, brightness=0, share_rough=0)
     for view in make_views(sample(), 9, (128, 102), still_exposure):
         shown_HW = np.logical_or(*view.masks.values())
-        assert view.size == shown_HW.shape == (128, 102)
-        assert ((view.image_HW > 120) != shown_HW).mean() < 0.01
+        assert view.size == (128, 102)
+        assert view.mask_size == shown_HW.shape == (256, 204)
+        assert ((view.image_HW > 120) != shown_HW[::2, ::2]).mean() < 0.02
 
 
 def test_a_view_depends_on_the_image_and_its_number_alone() -> None:
@@ -52,7 +56,7 @@ def test_a_view_that_alters_nothing_is_the_film() -> None:
     (view,) = make_views(made, 2, (128, 102), STILL)
     assert np.abs(view.image_HW.astype(int) - resize_image(made.image_HW, (128, 102))).mean() < 2
     frame = Frame.of(made.native_size, 128, "longest")
-    moved = Frame.of(view.size, 128, "longest")
+    moved = Frame.of(view.mask_size, 128, "longest")
     assert frame.resized_size == moved.resized_size
     union, shown = (np.logical_or(*masks.values()) for masks in (made.masks, view.masks))
     assert (frame.target_hw(union, (32, 32)) != moved.target_hw(shown, (32, 32))).mean() < 0.02
@@ -86,7 +90,7 @@ def test_beyond_the_film_it_is_black_and_nobody() -> None:
     for view in make_views(bright, 5, (100, 80), config):
         outside_HW = view.image_HW == 0
         assert outside_HW.any()
-        assert not view.masks["lungs"][outside_HW].any()
+        assert not view.masks["lungs"][::2, ::2][binary_erosion(outside_HW)].any()
 
 
 def test_negatives_and_noise_come_in_their_share() -> None:
@@ -99,3 +103,42 @@ def test_negatives_and_noise_come_in_their_share() -> None:
 def test_a_factor_below_one_is_refused() -> None:
     with pytest.raises(UsageError, match=r"gamma of a view is a factor; found 0\.5"):
         ViewConfig(gamma=0.5)
+
+
+@given(st.floats(0, 30), st.floats(1, 3), st.floats(0, 1))
+def test_the_text_of_a_configuration_makes_it_again(turn: float, scale: float, share: float) -> None:
+    config = ViewConfig(rotation_deg=turn, scale=scale, share_rough=share)
+    assert ViewConfig.from_text(f"{config}, masks x2") == config
+    with pytest.raises(ValueError, match="no scale"):
+        ViewConfig.from_text("rotation_deg 10")
+
+
+@given(st.tuples(st.integers(40, 400), st.integers(40, 400)), st.text(max_size=5))
+@settings(max_examples=30, deadline=None)
+def test_views_of_a_smooth_field_average_to_the_field(native: Size, name: str) -> None:
+    """A field of the film, sampled where each view shows it, is the field again on the film."""
+    frame, config, low = Frame.of(native, 256, "longest"), ViewConfig(), (128, 128)
+    rows, columns = np.indices(low) + 0.5
+
+    def field(x_input: Float64, y_input: Float64) -> Float64:
+        return np.asarray(0.03 * x_input - 0.02 * y_input + 1)
+
+    views = [field(2 * columns, 2 * rows)]
+    for number in (1, 2, 3):
+        rng = np.random.default_rng([zlib.crc32(name.encode(errors="surrogateescape")), number])
+        size = frame.resized_size
+        a, b, c, d, e, f = film_places(random_placement(config, rng), native, size, size)
+        x, y = 2 * columns, 2 * rows
+        views.append(field(a * x + b * y + c, d * x + e * y + f))
+    found_hw = mean_on_film(np.stack(views).astype(np.float32), name, frame, config)
+    high, wide = frame.valid_extent(low)
+    np.testing.assert_allclose(found_hw[:high, :wide], views[0][:high, :wide], atol=1e-3)
+
+
+def test_what_no_other_view_shows_is_the_films_own() -> None:
+    """A view that shows another part of the film adds nothing elsewhere."""
+    frame, far = Frame.of((128, 128), 128, "longest"), replace(STILL, shift=0.9)
+    logits_2hw = np.stack([np.zeros((32, 32)), np.ones((32, 32))]).astype(np.float32)
+    found_hw = mean_on_film(logits_2hw, "film", frame, far)
+    assert set(np.unique(found_hw).tolist()) == {0.0, 0.5}
+    np.testing.assert_array_equal(mean_on_film(logits_2hw[:1], "film", frame, far), logits_2hw[0])

@@ -129,9 +129,10 @@ def test_the_ensemble_is_the_mean_of_logits(trained_run: Path, phantoms: Path, t
     image = sorted(films(phantoms).iterdir())[0]
     content = run_predict(trained_run, [image], tmp_path / "out")
     encoder = run_encoder(run, None, device=CPU)
-    alone = [Ensemble([m], encoder, feature_dtype="float16", prompt=m.prompt) for m in models]
+    alone = [Ensemble([m], encoder, prompt=m.prompt, like=run.fingerprint) for m in models]
     image_HW = read_image(image)
-    mean_hw = np.mean([one.logits([image_HW])[0, 0] for one in alone], axis=0, dtype=np.float32)
+    logits = [one.logits([image_HW], ids=[image.stem])[0, 0] for one in alone]
+    mean_hw = np.mean(logits, axis=0, dtype=np.float32)
     odds = np.exp(np.mean([np.log(m.threshold / (1 - m.threshold)) for m in models]))
     assert content["rows"][0]["threshold"] == pytest.approx(odds / (1 + odds))
     expected_HW = predict_mask(mean_hw, alone[0].frame(image_HW), content["rows"][0]["threshold"])
