@@ -142,7 +142,7 @@ class Bench:
         url = self._work / f"{name}-{kind}-{views}.zarr"
         if (name, kind) not in self._open:
             started = time.perf_counter()
-            config = EmbedConfig(url=str(url), views=views, altered=KINDS[kind], pixels=False)
+            config = EmbedConfig(url=str(url), views=views, altered=KINDS[kind])
             done = embed(SETS[name](self._data), self._encoder, config, Quiet()).embedded
             if done:
                 write_json(url.with_suffix(".json"), {"seconds": time.perf_counter() - started})
@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     if data is None:
         parser.error("DATA is missing")
     names = options.arms.split(",") if options.arms else list(known)
-    most_views = max(arm.recipe.views for arm in known.values())
+    most_views = max(max(known[name].recipe.views, known[name].recipe.test_views) for name in names)
     bench = Bench(data, work, load_encoder("nano", device=torch.device("cpu")))
     others = dict(zip(SETS, reversed(SETS), strict=True))
     rows, sets = [], options.sets.split(",")

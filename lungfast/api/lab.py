@@ -39,6 +39,10 @@ _TRAINING: dict[type, tuple[str, Callable[..., dict[str, Any]]]] = {
 }
 
 
+_BESIDE_TRAINING = {"views", "test_views", "save_logits"}
+"""Fields of Settings that are given like those of TrainConfig."""
+
+
 class Lab:
     """A cache opened for studies; ``device`` and ``memory`` as the commands' options."""
 
@@ -65,14 +69,15 @@ class Lab:
         epochs: int = 60,
         resume: bool = False,
         overwrite: bool = False,
-        save_logits: bool = False,
         **training: Any,
     ) -> dict[str, Any]:
         """Run the study that ``config`` belongs to into the folder ``output``.
 
-        ``training`` are fields of TrainConfig (``batch_size``, ``schedule``, ``keep``, …). UsageError for a
-        configuration of no study here; whatever the study raises.
+        ``training`` are fields of TrainConfig (``batch_size``, ``schedule``, ``keep``, …), and ``views``,
+        ``test_views`` and ``save_logits``. UsageError for a configuration of no study here; whatever the
+        study raises.
         """
+        others = {name: training.pop(name) for name in _BESIDE_TRAINING & set(training)}
         if fixed := {"precision", "compile"} & set(training):
             raise UsageError(
                 "this is set for the whole Lab", found=", ".join(fixed), fix="Lab(…, precision=…)"
@@ -93,7 +98,7 @@ class Lab:
             memory_bytes=self._memory_bytes,
             precision=self._precision,
             compile=self._compile,
-            save_logits=save_logits,
+            **others,
         )
         request = Request(study=study, config=config, settings=settings, **where)
         return run_study(request, self.workspace, partial(body_of, config), self._listener)

@@ -65,7 +65,8 @@ def command(runs: tuple[Path, ...], **options: Any) -> None:
         )
         return robustness(config, opened, workspace, sources, memory_bytes)
 
-    content = run_scoring("robustness", options["cache"] or first.cache_url, config, options, body_of)
+    cache = options["cache"] or max(opened.values(), key=lambda run: run.test_views).cache_url
+    content = run_scoring("robustness", cache, config, options, body_of)
     console = plain_or_terminal()
     console.print(robustness_table(content))
     console.print(f"results: {options['output']}/results.json", soft_wrap=True)

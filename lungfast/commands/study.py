@@ -77,16 +77,18 @@ def tell_recipe(options: Mapping[str, Any], listener: Listener) -> None:
         return
     from lungfast.studies.recipes import training_recipe
 
-    wanted = training_recipe(options["recipe"]).views
+    recipe = training_recipe(options["recipe"])
     at_test = f", averaged over {n}" if (n := options["test_views"]) > 1 else ""
     listener.note(
         f"recipe {options['recipe_text']}: {options['epochs']} epochs, {options['views']} views{at_test}"
     )
-    if options["views"] < wanted and "views" not in options["recipe_text"]:
-        listener.note(
-            f"the cache holds {options['views']} of the {wanted} views that the recipe trains on: "
-            f"lungfast embed … --recipe {options['recipe']} makes them"
-        )
+    by_hand = options["recipe_text"].removeprefix(recipe.name).removeprefix(", but ").split(", ")
+    for name, what in (("views", "that the recipe trains on"), ("test_views", "that it averages over")):
+        if options[name] < getattr(recipe, name) and f"{name} {options[name]}" not in by_hand:
+            listener.note(
+                f"the cache holds {options[name]} of the {getattr(recipe, name)} views {what}: "
+                f"lungfast embed … --recipe {recipe.name} makes them"
+            )
 
 
 def prompts_from(kinds: Sequence[str], options: Mapping[str, Any]) -> tuple[PromptConfig, ...]:

@@ -11,7 +11,7 @@ import click
 from lungfast.commands import options as opt
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from lungfast.runs import RunFolder
     from lungfast.studies.cv import CvConfig
@@ -48,7 +48,7 @@ def command(a: str, b: str, runs: tuple[Path, Path] | None, prompts: tuple[str, 
     both sets are dropped. A and B must come from the same encoder.
     """
     from lungfast.commands.screen import Screen, plain_or_terminal
-    from lungfast.commands.study import request_from, tell_recipe, with_recipe
+    from lungfast.commands.study import request_from, with_recipe
     from lungfast.compute import resolve_device
     from lungfast.report.terminal import transfer_table
     from lungfast.studies.meeting import Site
@@ -87,8 +87,7 @@ def command(a: str, b: str, runs: tuple[Path, Path] | None, prompts: tuple[str, 
             return transfer(config, sites[0], sites[1], memory_bytes, screen)
 
         def body(run: RunFolder, made_with: dict[str, Any]) -> dict[str, Any]:
-            for each in options_of.values():
-                tell_recipe(each, screen)
+            look_ahead(options_of.values(), workspaces, screen)
             trained = [
                 train(workspace, run.path / f"cv-{name}", config.training, options_of[name], screen)
                 for name, workspace in zip(names, workspaces, strict=True)
@@ -100,6 +99,15 @@ def command(a: str, b: str, runs: tuple[Path, Path] | None, prompts: tuple[str, 
     console = plain_or_terminal()
     console.print(transfer_table(content))
     console.print(f"results: {options['output']}/results.json", soft_wrap=True)
+
+
+def look_ahead(options: Iterable[dict[str, Any]], workspaces: Sequence[Workspace], screen: Listener) -> None:
+    """What both trainings are, and whether the caches have the views for them, before one starts."""
+    from lungfast.commands.study import tell_recipe
+
+    for each, workspace in zip(options, workspaces, strict=True):
+        tell_recipe(each, screen)
+        workspace.check_views(each["views"], each["test_views"])
 
 
 def cv_config(kinds: Sequence[str], options: dict[str, Any]) -> CvConfig:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 from PIL import Image, ImageFilter
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import affine_transform
 
 from lungfast.errors import UsageError
 from lungfast.geometry import Frame, resize_image
@@ -26,10 +26,7 @@ from lungfast.records import Bool, Float32, Float64, Sample, Size, UInt8, View
 
 MOST_VIEWS = 64
 OVERSAMPLED = 2
-"""The film is first brought to this many times a view's size: a bilinear step from there does not alias.
-
-Masks stay so large: at a view's own size a third of the cells on a contour would be exactly half full,
-and count as empty (chosen thresholds then lay at 0.40)."""
+"""The film is first brought to this many times a view's size: a bilinear step from there does not alias."""
 SEAM = 2.0
 """Pixels of the encoder's input along a view's rim that are not believed when it is mapped back."""
 _MASK_LEVEL = 127
@@ -75,11 +72,13 @@ class ViewConfig:
         return cls(**{field.name: float(words[field.name]) for field in fields(cls)})
 
 
-def make_views(sample: Sample, n_views: int, size: Size, config: ViewConfig) -> list[View]:
-    """Views 1 to ``n_views - 1`` of a sample, of (height, width) ``size``."""
+def make_views(
+    sample: Sample, n_views: int, size: Size, config: ViewConfig, *, mask_scale: int = 1
+) -> list[View]:
+    """Views 1 to ``n_views - 1`` of a sample, (height, width) ``size``; masks ``mask_scale`` times that."""
     if n_views == 1:
         return []
-    large = OVERSAMPLED * size[0], OVERSAMPLED * size[1]
+    large, mask_size = ((scale * size[0], scale * size[1]) for scale in (OVERSAMPLED, mask_scale))
     film = Image.fromarray(resize_image(sample.image_HW, large))
     films = {
         name: Image.fromarray(resize_image(np.asarray(mask_HW, np.uint8) * np.uint8(255), large))
@@ -90,8 +89,8 @@ def make_views(sample: Sample, n_views: int, size: Size, config: ViewConfig) -> 
         rng = _generator(sample.id, number)
         placement_23 = random_placement(config, rng)
         places = film_places(placement_23, sample.native_size, size, large)
-        finer = film_places(placement_23, sample.native_size, large, large)
-        masks = {name: _moved(mask, finer, large) > _MASK_LEVEL for name, mask in films.items()}
+        of_masks = film_places(placement_23, sample.native_size, mask_size, large)
+        masks = {name: _moved(mask, of_masks, mask_size) > _MASK_LEVEL for name, mask in films.items()}
         views.append(View(image_HW=_exposed(_moved(film, places, size), config, rng), masks=masks))
     return views
 
@@ -106,23 +105,36 @@ def mean_on_film(logits_Vhw: Float32, image_id: str, frame: Frame, config: ViewC
     total_hw, n_hw = logits_Vhw[0].astype(np.float32), np.ones((height, width), np.float32)
     for number in range(1, len(logits_Vhw)):
         placement_23 = random_placement(config, _generator(image_id, number))
-        coordinates_2hw, shown_hw = _film_in_view(placement_23, frame, (height, width))
-        moved_hw = map_coordinates(logits_Vhw[number], coordinates_2hw, order=1, mode="nearest")
-        total_hw += np.where(shown_hw, moved_hw, 0)
+        matrix_22, offset_2 = _film_to_view(placement_23, frame, (height, width))
+        moved_hw = affine_transform(logits_Vhw[number], matrix_22, offset_2, order=1, mode="nearest")
+        shown_hw = _shown(matrix_22, offset_2, frame, (height, width))
+        total_hw += np.where(shown_hw, moved_hw, np.float32(0))
         n_hw += shown_hw
     return np.asarray(total_hw / n_hw, np.float32)
 
 
-def _film_in_view(placement_23: Float64, frame: Frame, low_size: Size) -> tuple[Float64, Bool]:
-    """For every low-resolution pixel of the film its (row, column) in a view, and whether it is there."""
+def _film_to_view(placement_23: Float64, frame: Frame, low_size: Size) -> tuple[Float64, Float64]:
+    """(2, 2) and (2,): from a low-resolution pixel of the film, (row, column), to its place in a view."""
     size = frame.resized_size
     a, b, c, d, e, f = film_places(placement_23, frame.native_size, size, size)
     cells_2 = frame.input_size / np.array(low_size)
-    rows, columns = np.indices(low_size, np.float64) + 0.5
-    film_2X = np.stack([columns * cells_2[1] - c, rows * cells_2[0] - f]).reshape(2, -1)
-    x_hw, y_hw = np.linalg.solve(np.array([[a, b], [d, e]]), film_2X).reshape(2, *low_size)
-    shown_hw = (np.minimum(x_hw, y_hw) >= SEAM) & (x_hw <= size[1] - SEAM) & (y_hw <= size[0] - SEAM)
-    return np.stack([y_hw / cells_2[0], x_hw / cells_2[1]]) - 0.5, shown_hw
+    inverse_22 = np.linalg.inv([[e, d], [b, a]])  # rows before columns
+    matrix_22 = inverse_22 * cells_2 / cells_2[:, None]
+    offset_2 = inverse_22 @ (cells_2 / 2 - np.array([f, c])) / cells_2 - 0.5
+    return matrix_22, offset_2
+
+
+def _shown(matrix_22: Float64, offset_2: Float64, frame: Frame, low_size: Size) -> Bool:
+    """Which pixels of the film a view shows, its rim and what is mixed with padding left out."""
+    shown_hw = np.ones(low_size, np.bool_)
+    rows, columns = (np.arange(n) for n in low_size)
+    extents = zip(frame.resized_size, frame.valid_extent(low_size), low_size, strict=True)
+    for axis, (resized, valid, n) in enumerate(extents):
+        cell = frame.input_size / n
+        place_hw = (matrix_22[axis, 0] * rows + offset_2[axis])[:, None] + matrix_22[axis, 1] * columns
+        shown_hw &= place_hw >= SEAM / cell - 0.5
+        shown_hw &= place_hw <= min((resized - SEAM) / cell - 0.5, valid - 1)
+    return shown_hw
 
 
 def _generator(image_id: str, number: int) -> np.random.Generator:

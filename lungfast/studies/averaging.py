@@ -14,19 +14,30 @@ import numpy as np
 from lungfast.data.views import ViewConfig, mean_on_film
 from lungfast.errors import CacheError
 from lungfast.frozen.cache import EmbeddingCache
+from lungfast.frozen.prompts import PromptConfig
 from lungfast.records import Float32
+
+
+def views_for(prompt: PromptConfig, asked: int) -> int:
+    """One for a box of the truth: the boxes of turned views together tell more of the truth than one does."""
+    return 1 if prompt.is_oracle else asked
 
 
 def views_of_cache(cache: EmbeddingCache) -> ViewConfig:
     """How a cache's altered views were made; CacheError where it does not say so."""
-    text = cache.fingerprint.view_settings
+    return views_as_made(cache.fingerprint.view_settings, cache.url)
+
+
+def views_as_made(text: str, url: str) -> ViewConfig:
+    """The same of a fingerprint's ``view_settings``, of the cache at ``url``."""
     try:
         return ViewConfig.from_text(text)
     except ValueError as error:
         raise CacheError(
-            f"{cache.url} does not say how its views lie on the films",
+            f"{url} does not say how its views lie on the films",
             found=repr(text),
-            fix="embed again, or use --test-views 1",
+            expected="the settings of --views",
+            fix="embed again",
         ) from error
 
 

@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from lungfast.data.views import MOST_VIEWS, OVERSAMPLED, ViewConfig, make_views
+from lungfast.data.views import MOST_VIEWS, ViewConfig, make_views
 from lungfast.errors import DataError, LungfastError, UsageError
 from lungfast.frozen.cache_prepared import PreparedRow
 from lungfast.frozen.cache_writer import CacheWriter
@@ -24,6 +24,9 @@ from lungfast.frozen.encoders import Encoder
 from lungfast.frozen.fingerprint import Fingerprint
 from lungfast.records import Float32, Listing, SampleRef, UInt8
 from lungfast.studies.ahead import in_batches, work_ahead
+
+MASK_SAMPLES = 4
+"""Of an altered view's mask, a side of a target's cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +135,8 @@ def _fingerprint(listing: Listing, encoder: Encoder, config: EmbedConfig) -> Fin
         compute_dtype=encoder.precision,
         device_class=encoder.device.type,
     )
-    altered = f"{config.altered}, masks x{OVERSAMPLED}" if config.views > 1 else ""
+    scale = _mask_scale(encoder)
+    altered = f"{config.altered}, masks x{scale}" if config.views > 1 else ""
     return replace(settings, dataset_listing=_digest(listing), views=config.views, view_settings=altered)
 
 
@@ -145,11 +149,20 @@ def _ready(index: int, ref: SampleRef, writer: CacheWriter, encoder: Encoder, co
     sample = ref.load()
     image_HW = encoder.prepare(sample.image_HW)
     size = int(image_HW.shape[0]), int(image_HW.shape[1])
-    altered = make_views(sample, config.views, size, config.altered)
+    altered = make_views(sample, config.views, size, config.altered, mask_scale=_mask_scale(encoder))
     return _Ready(
         views=(image_HW, *(view.image_HW for view in altered)),
         row=writer.prepare(index, sample, views=altered),
     )
+
+
+def _mask_scale(encoder: Encoder) -> int:
+    """So that a view's mask has at least four samples a side of a target's cell.
+
+    With two, as nano's views have pixels, a third of the cells on a contour are exactly half full, and count
+    as empty: chosen thresholds then lay at 0.40.
+    """
+    return max(1, round(MASK_SAMPLES * encoder.spec.low_size[0] / encoder.spec.input_size))
 
 
 def _encode(encoder: Encoder, images: Sequence[UInt8], at_once: int) -> Float32:

@@ -31,6 +31,7 @@ from lungfast.frozen.stored_features import Features, as_read
 from lungfast.geometry import Frame
 from lungfast.records import Float32, Float64, Sample, UInt8
 from lungfast.scored.quality import logit_of
+from lungfast.studies.averaging import views_as_made, views_for
 from lungfast.studies.models import FinishedRun, Model
 from lungfast.trained.batches import pad_tokens
 from lungfast.trained.decoder import DecoderStack
@@ -48,9 +49,10 @@ class Ensemble:
         spec = encoder.spec
         self.models, self.encoder, self.prompt = tuple(models), encoder, prompt
         self._dtype = str(like["dtype"])
-        # a box that comes with an image is drawn on the film as it is
-        self.views = 1 if prompt.is_oracle else models[0].views
-        self._altered = ViewConfig.from_text(like["view_settings"]) if self.views > 1 else ViewConfig()
+        self.views = views_for(prompt, models[0].views)
+        self._altered = ViewConfig()
+        if self.views > 1:
+            self._altered = views_as_made(like["view_settings"], "the run's cache")
         self._prompt_encoder = FrozenPromptEncoder(
             read_head(encoder.head).prompt_encoder, grid=spec.grid, input_size=spec.input_size
         )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lungfast.compute import resolve_precision
-from lungfast.errors import TrainingError
+from lungfast.errors import TrainingError, UsageError
 from lungfast.records import EpochEnd, Plan
 from lungfast.runs import RunFolder, read_tensors
 from lungfast.scored.scores import DEFAULT_THRESHOLDS
@@ -61,6 +61,11 @@ class Settings:
     """Views of a validation or test image whose logits are averaged, after training: the first ones."""
     recipe: str = ""
     """Where the settings come from, in words; empty: option by option."""
+
+    def __post_init__(self) -> None:
+        for name in ("views", "test_views"):
+            if (found := getattr(self, name)) < 1:
+                raise UsageError(f"{name} is out of range", found=str(found), expected="at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

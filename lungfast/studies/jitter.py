@@ -20,7 +20,7 @@ from lungfast.records import Float64, Int64, PromptTokens
 from lungfast.runs import RunFolder, results
 from lungfast.studies.fitting import Listener
 from lungfast.studies.models import FinishedRun, Model
-from lungfast.studies.rescoring import rescore, row_head, test_images
+from lungfast.studies.rescoring import rescore, row_head, tell_fewer_views, test_images
 from lungfast.studies.session import ScoreBody
 from lungfast.studies.summaries import summary
 from lungfast.studies.workspace import Workspace
@@ -92,6 +92,7 @@ def box_jitter(
         rows = []
         for key in keys:
             models = finished.models(key)
+            tell_fewer_views(models, workspace, listener.note)
             for pixels in config.pixels:
                 listener.phase(f"{key}, boxes ± {pixels} px", len(workspace.cache.images))
                 scores = rescore(

@@ -72,8 +72,10 @@ class Judge:
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, run: FinishedRun, models: Sequence[Model], prompt: str, threshold: float) -> Judge:
-        """The cut is used for the run and the prompt that it was calibrated with, and no other."""
+    def of(
+        cls, run: FinishedRun, models: Sequence[Model], prompt: str, threshold: float, views: int
+    ) -> Judge:
+        """The cut is used for the run, prompt and views that it was calibrated with, and no other."""
         cut, notes = None, []
         measured = read_json(run.path / QUALITY) if (run.path / QUALITY).exists() else None
         if measured is None or measured["run_sha256"] != file_sha256(run.path / ANSWER):
@@ -83,6 +85,8 @@ class Judge:
                 f"the quality flag is not calibrated for these decoders with prompt {prompt}: "
                 f"it is for those of {measured['key']!r} with prompt {measured['prompt']}"
             )
+        elif (had := measured.get("views", 1)) != views:
+            notes.append(f"the quality flag is not calibrated for {views} views of an image: it is for {had}")
         else:
             cut = float(measured["calibration"]["threshold"])
         return cls(

@@ -17,7 +17,7 @@ from lungfast.scored.scores import over_folds
 from lungfast.studies.comparisons import Side, compare
 from lungfast.studies.fitting import Listener
 from lungfast.studies.models import FinishedRun, Model
-from lungfast.studies.rescoring import n_scored, rescore, row_head, test_images
+from lungfast.studies.rescoring import n_scored, rescore, row_head, tell_fewer_views, test_images
 from lungfast.studies.scoring import MEASURES
 from lungfast.studies.summaries import FoldScores, fold_seed_values, fold_values, per_image, summary
 from lungfast.studies.workspace import Workspace
@@ -74,7 +74,9 @@ class Meeting:
     def _head(self, site: Site, scope: str) -> dict[str, Any]:
         key = row_key(site, self.test, self.key) + ("" if scope == SAME_FOLD else f", {scope}")
         model = site.models(self.key)[0]
-        return row_head(key, model, of=self.key, train=site.name, test=self.test.name, scope=scope)
+        views = model.views_in(self.test.workspace)
+        more = {"of": self.key, "train": site.name, "test": self.test.name, "scope": scope, "views": views}
+        return row_head(key, model, **more)
 
     def compared(self, *, seed: int) -> dict[str, Any]:
         """A→B − B→B on B's test images, paired."""
@@ -128,6 +130,7 @@ def meet(
 
     def scored(site: Site, images_of: Mapping[str, Int64]) -> list[FoldScores]:
         models = site.models(key)
+        tell_fewer_views(models, test.workspace, listener.note)
         listener.phase(f"scoring {row_key(site, test, key)}", n_scored(models, images_of))
         return rescore(models, test.workspace, images_of, memory_bytes, advance=listener.advance)
 

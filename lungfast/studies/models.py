@@ -20,6 +20,7 @@ from lungfast.frozen.priors import Prior
 from lungfast.frozen.prompts import CachePrompts, PromptConfig, config_from_dict
 from lungfast.records import ImageRecord, Int64, Split
 from lungfast.runs import ANSWER, QUESTION, read_json, read_tensors
+from lungfast.studies.averaging import views_for
 from lungfast.studies.scoring import Candidate
 from lungfast.studies.workspace import Workspace
 
@@ -191,18 +192,19 @@ class FinishedRun:
     def _model(self, row: Mapping[str, Any], priors: Mapping[str, Any]) -> Model:
         fold = str(row["fold"])
         described = priors[f"{fold}_{row['prompt']}"]
+        prompt = config_from_dict(described)
         return Model(
             key=row["decoder"],
             fold=fold,
             seed=row["seed"],
             threshold=row["threshold"],
-            prompt=config_from_dict(described),
+            prompt=prompt,
             prior=Prior.from_dict(described["prior"]),
             path=self.path / "decoders" / f"{row['decoder']}.safetensors",
             n_train=row["n_train"],
             val_f1=row["val_f1"],
             together=row.get("together", 1) > 1,
-            views=self.test_views,
+            views=views_for(prompt, self.test_views),
         )
 
 

@@ -76,14 +76,15 @@ def predict(request: Request, *, device: torch.device, listener: PassListener) -
     run = FinishedRun.open(request.run)
     if request.output.resolve() == request.run.resolve():
         raise UsageError("-o is the run itself", found=str(request.output), fix="choose another -o")
-    models = _with_views(models_of(run, request.decoder), request.test_views)
+    models = _with_views(trained := models_of(run, request.decoder), request.test_views)
     prompt = _prompt(run, models[0].prompt, request)
     files = find_images(request.images)
     boxes = read_boxes(request.boxes, [one.path for one in files]) if request.boxes else None
     encoder = run_encoder(run, request.checkpoint, device=device)
     ensemble = Ensemble(models, encoder, prompt=prompt, like=run.fingerprint)
-    judge = Judge.of(run, models, prompt.kind, ensemble.threshold)
-    for line in notes_of(models[0].prompt, prompt, judge):
+    judge = Judge.of(run, models, prompt.kind, ensemble.threshold, ensemble.views)
+    notes = notes_of(trained[0], ensemble, judge)
+    for line in notes:
         listener.note(line)
     question = _question(request, ensemble, files, boxes)
     question["settings"]["quality_cut"] = judge.cut
@@ -103,7 +104,7 @@ def predict(request: Request, *, device: torch.device, listener: PassListener) -
         )
         content = results("predict", rows, made_with) | {
             "skipped": skipped,
-            "notes": notes_of(models[0].prompt, prompt, judge),
+            "notes": notes,
         }
         folder.write_results(content)
     return content
@@ -160,12 +161,17 @@ def _prompt(run: FinishedRun, trained: PromptConfig, request: Request) -> Prompt
     return prompt
 
 
-def notes_of(trained: PromptConfig, prompt: PromptConfig, judge: Judge) -> list[str]:
+def notes_of(trained: Model, ensemble: Ensemble, judge: Judge) -> list[str]:
     """What a reader of the masks should know, a line each."""
-    notes = []
-    if prompt.kind != trained.kind:
+    notes, prompt = [], ensemble.prompt
+    if prompt.kind != trained.prompt.kind:
         source = "boxes of the file" if prompt.is_oracle else "the average training mask's box"
-        notes.append(f"trained with prompt {trained.kind}, used with {prompt.kind}: {source}")
+        notes.append(f"trained with prompt {trained.prompt.kind}, used with {prompt.kind}: {source}")
+    if ensemble.views != trained.views:
+        notes.append(
+            f"answers are averaged over {ensemble.views} of the {trained.views} views of an image over which "
+            "thresholds were chosen"
+        )
     return notes + judge.notes
 
 
@@ -182,11 +188,11 @@ def _question(
             "decoders": [model.key for model in ensemble.models],
             "prompt": ensemble.prompt.as_dict(),
             "threshold": ensemble.threshold,
-            "views": ensemble.views,
             "images": len(files),
             "images_sha256": hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest(),
             "boxes_sha256": file_sha256(boxes.path) if boxes else None,
-        },
+        }
+        | ({"views": ensemble.views} if ensemble.views > 1 else {}),
         "device": ensemble.encoder.device.type,
     }
 

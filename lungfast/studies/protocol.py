@@ -17,6 +17,7 @@ from lungfast.frozen.prompts import CachePrompts, PromptConfig
 from lungfast.records import DecoderConfig, Int64, Plan, Split
 from lungfast.runs import LogitsFile, RunFolder
 from lungfast.scored.scores import ThresholdChoice, choose_threshold
+from lungfast.studies.averaging import views_for
 from lungfast.studies.fitting import Executor, Fitter, Listener, Settings, Trained, in_process
 from lungfast.studies.scoring import (
     Candidate,
@@ -187,7 +188,7 @@ class Study:
                 prompts=self.prompts(cell),
                 state=partial(self._fitter.read_state, cell.config.key),
                 images=images,
-                views=self.settings.test_views,
+                views=views_for(cell.prompt, self.settings.test_views),
             )
             for cell, images in zip(cells, images_K, strict=True)
         ]

@@ -24,18 +24,14 @@ from lungfast.geometry import Frame, area_average, pack_mask
 from lungfast.records import Bool, Float32, Float64, Int64, Split, UInt8
 from lungfast.runs import ANSWER, SCHEMA, provenance
 from lungfast.scored.kernels import count_image, predict_mask, threshold_edges
-from lungfast.scored.quality import (
-    FALSE_ALARM,
-    GOOD_F1,
-    flag_scores,
-    highest_cut,
-)
+from lungfast.scored.quality import FALSE_ALARM, GOOD_F1, flag_scores, highest_cut
 from lungfast.scored.scores import scores_of
 from lungfast.scored.sides import lung_areas
 from lungfast.studies.ahead import PassListener
 from lungfast.studies.ensemble import Ensemble, available_encoder, mean_threshold
 from lungfast.studies.judged import QUALITY, quality_and_disagreement, reasons_to_look
 from lungfast.studies.models import FinishedRun
+from lungfast.studies.rescoring import tell_fewer_views
 from lungfast.studies.scoring import Candidate, Predictions, predictions, prepare, score
 from lungfast.studies.session import cache_facts
 from lungfast.studies.workspace import Workspace
@@ -110,6 +106,7 @@ def measure_quality(
         "study": "quality",
         "key": study.key,
         "prompt": study.models[0].prompt.kind,
+        "views": study.models[0].views_in(workspace),
         "decoders": [model.key for model in run.models(study.key)],
         "run_sha256": file_sha256(run.path / ANSWER),
         "calibration": {
@@ -178,6 +175,7 @@ class _Study:
         self.notes: list[str] = []
         self._run, self._workspace, self._config = run, workspace, config
         self._memory_bytes, self._listener = memory_bytes, listener
+        tell_fewer_views(self.models, workspace, self.note)
         self._splits: dict[str, Split] = {split.name: split for split in run.splits(workspace.cache.images)}
 
     def note(self, line: str) -> None:
@@ -205,8 +203,8 @@ class _Study:
         """Logits of the run's own images; notes the verdict on each."""
         width = prepare(self._workspace, self._memory_bytes, len(candidates), views=candidates[0].views)
         for k, image, logits_hw in predictions(self._workspace, candidates, width=width):
-            frame = self._workspace.cache.frame(image)
-            verdicts[k, image] = _verdict([logits_hw], [self.models[k].threshold], frame)
+            threshold, frame = self.models[k].threshold, self._workspace.cache.frame(image)
+            verdicts[k, image] = _verdict([logits_hw], [threshold], frame)
             yield k, image, logits_hw
 
     def elsewhere(self, on: str, other: Workspace) -> Judged:
@@ -218,6 +216,7 @@ class _Study:
         if not images.size:
             raise UsageError(f"{other.cache.url} has no image that {self._workspace.cache.url} lacks")
         self._listener.phase(on, len(images))
+        tell_fewer_views(self.models, other, self.note)
         prepare(other, self._memory_bytes, len(self.models), views=self.models[0].views_in(other))
         verdicts: dict[int, Verdict] = {}
         means = self._means(other, images, verdicts)
@@ -244,13 +243,14 @@ class _Study:
     def perturbed(self, encoder: Encoder | None) -> list[Judged]:
         """Each fold's decoder on some of its test images, spoilt in every way."""
         has_pixels = self._workspace.cache.has_pixels
-        if self._config.perturbed and (encoder is None or not has_pixels):
+        if not self._config.perturbed:
+            return []
+        if encoder is None or not has_pixels:
             lacking = "the encoder's weights" if has_pixels else "previews in the cache"
             self.note(f"perturbed images were not tried: that takes {lacking}")
-        if encoder is None or not has_pixels or not self._config.perturbed:
             return []
-        prompt, like = self.models[0].prompt, self._run.fingerprint
-        ensemble = Ensemble(self.models, encoder, prompt=prompt, like=like)
+        prompt = self.models[0].prompt
+        ensemble = Ensemble(self.models, encoder, prompt=prompt, like=self._run.fingerprint)
         films = self._some_films()
         self._listener.phase("perturbed images", len(films) * len(PERTURBATIONS))
         return [self._spoilt(change, films, ensemble) for change in PERTURBATIONS]

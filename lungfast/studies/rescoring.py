@@ -59,6 +59,16 @@ def rescore(
     ]
 
 
+def tell_fewer_views(models: Sequence[Model], workspace: Workspace, note: Callable[[str], None]) -> None:
+    """Where a cache lacks views over which the models' thresholds were chosen."""
+    had, has = models[0].views, models[0].views_in(workspace)
+    if has < had:
+        note(
+            f"{workspace.cache.url} holds {has} of the {had} views of an image over which thresholds were "
+            f"chosen: answers are averaged over {has}"
+        )
+
+
 def n_scored(models: Sequence[Model], images_of: Mapping[str, Int64]) -> int:
     """Images that :func:`rescore` scores, models that decide together counted once."""
     return sum(len(images_of[models[group[0]].fold]) for group in _groups(models))

@@ -28,7 +28,7 @@ from lungfast.studies.embed import EmbedConfig, embed
 from lungfast.studies.ensemble import run_encoder
 from lungfast.studies.fitting import Listener
 from lungfast.studies.models import FinishedRun, Model
-from lungfast.studies.rescoring import identity, n_scored, rescore
+from lungfast.studies.rescoring import identity, n_scored, rescore, tell_fewer_views
 from lungfast.studies.session import ScoreBody
 from lungfast.studies.summaries import per_image
 from lungfast.studies.workspace import Workspace
@@ -132,6 +132,8 @@ def robustness(
     def body(folder: RunFolder, made_with: dict[str, Any]) -> dict[str, Any]:
         chosen = [one for one in ROBUSTNESS if one.name in config.perturbations]
         kept = {ref.id for ref in refs}
+        for subject in subjects:
+            tell_fewer_views(subject.models, home, sources.listener.note)
         views = max(subject.models[0].views_in(home) for subject in subjects)
         plain = [_judge(subject, home, kept, memory_bytes, sources.listener) for subject in subjects]
         rows = [_row(one, AS_IT_IS, f1, f1, config.seed) for one, f1 in zip(subjects, plain, strict=True)]

@@ -69,8 +69,7 @@ def run_study(request: Request, workspace: Workspace, body: Body, listener: List
     if not isinstance(settings, Settings):
         raise TypeError(f"{request.study} trains: it needs Settings, not {type(settings).__name__}")
     resolve_precision(settings.precision, workspace.device)
-    workspace.check_views(settings.views)
-    workspace.check_views(settings.test_views, "--test-views")
+    workspace.check_views(settings.views, settings.test_views)
     splits = make_folds(workspace.cache.images, request.config.folds, seed=request.config.split_seed)
 
     def run_body(run: RunFolder, facts: dict[str, Any]) -> dict[str, Any]:
@@ -114,6 +113,8 @@ def asked(settings: Settings | ScoreSettings) -> dict[str, Any]:
     del content["memory_bytes"]
     if isinstance(settings, Settings):
         del content["train"]["precision"], content["train"]["compile"]
+        if settings.test_views == 1:  # as runs asked before there was a choice
+            del content["test_views"]
     return content
 
 

@@ -103,7 +103,8 @@ class Steps:
         return steps + [self._quality_step(name) for name in self._workspaces]
 
     def _of_set(self, name: str) -> list[Step]:
-        recipe, images = self._recipe, len(self._workspaces[name].cache.images)
+        recipe, cache = self._recipe, self._workspaces[name].cache
+        images, n_views = len(cache.images), cache.n_views
         n_train, n_val = images * (recipe.folds - 2) / recipe.folds, images / recipe.folds
 
         def trained(epochs: int, *, val_every: int = 1) -> float:
@@ -122,7 +123,7 @@ class Steps:
         if recipe.best:
             epochs = self._best_epochs(name) or BEST.epochs(int(n_train))
             seen = recipe.folds * BEST.seeds * trained(epochs, val_every=BEST.val_every(epochs))
-            steps.insert(3, self._step(BEST.name, name, seen + 2 * scored * BEST.test_views))
+            steps.insert(3, self._step(BEST.name, name, seen + 2 * scored * min(BEST.test_views, n_views)))
         long = recipe.curve_epochs(name)
         if long is not None:
             steps.insert(3, self._step("train", name, len(recipe.curve_prompts) * trained(long)))

@@ -23,7 +23,7 @@ from lungfast.frozen.prompts import CachePrompts, PromptConfig, PromptImages
 from lungfast.frozen.rows import ResidentRows, fits, open_rows
 from lungfast.records import Counts, Float32, Int64, PromptSource, RowSource, UInt8
 from lungfast.scored.kernels import ScoreJob, count_images, threshold_edges
-from lungfast.studies.averaging import averaged
+from lungfast.studies.averaging import averaged, views_of_cache
 from lungfast.trained.batches import BatchMaker
 from lungfast.trained.decoder import DecoderStack
 from lungfast.trained.trainer import predict
@@ -106,14 +106,17 @@ class Workspace:
         """(images, views) rows of the first views of some images."""
         return np.array([self.cache.images[int(image)].rows[:n_views] for image in images], np.int64)
 
-    def check_views(self, n_views: int, option: str = "--views") -> None:
-        """UsageError where the cache has fewer views of an image than ``option`` asks for."""
-        if n_views > self.cache.n_views:
-            raise UsageError(
-                f"{option} {n_views} is more than {self.cache.url} holds of an image",
-                found=str(self.cache.n_views),
-                fix=f"embed again with --views {n_views}, or give {option} {self.cache.n_views}",
-            )
+    def check_views(self, views: int, test_views: int) -> None:
+        """UsageError where the cache has fewer views; CacheError where they cannot be averaged."""
+        for option, asked in (("--views", views), ("--test-views", test_views)):
+            if asked > self.cache.n_views:
+                raise UsageError(
+                    f"{option} {asked} is more than {self.cache.url} holds of an image",
+                    found=str(self.cache.n_views),
+                    fix=f"embed again with --views {asked}, or give {option} {self.cache.n_views}",
+                )
+        if test_views > 1:
+            views_of_cache(self.cache)
 
     def prompts(self, config: PromptConfig, train_images: Int64, *, seed: int) -> CachePrompts:
         """Prompts of one split, their priors from its own training images alone."""

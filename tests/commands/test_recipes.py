@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lungfast.data.images import read_image
 from lungfast.frozen.cache import EmbeddingCache
 from lungfast.runs import read_json
 from lungfast.studies.recipes import BEST, PAPER
@@ -134,6 +135,32 @@ def test_a_film_of_the_cache_gets_the_logits_that_were_scored(
     assert np.abs(alone_hw - scored_hw).mean() > np.abs(found_hw - scored_hw).mean() * 10
 
 
+def test_predict_averages_as_the_run_did_or_says_so(
+    best_run: tuple[Path, str], phantoms: Path, tmp_path: Path
+) -> None:
+    films = sorted((phantoms / "MontgomerySet" / "CXR_png").iterdir())[:2]
+    done("predict", best_run[0], *films, "-o", tmp_path / "all")
+    assert read_json(tmp_path / "all" / "run.json")["settings"]["views"] == 3
+    result = done("predict", best_run[0], *films, "-o", tmp_path / "one", "--test-views", 1)
+    assert "averaged over 1 of the 3 views of an image over which thresholds were chosen" in result.output
+    both = [read_image(tmp_path / name / "masks" / f"{films[0].stem}.png") for name in ("all", "one")]
+    assert (both[0] != both[1]).any()
+    line = refuse(2, "predict", best_run[0], *films, "-o", tmp_path / "no", "--test-views", 4)
+    assert "found 4; expected 1 to 3, which the run averages" in line
+
+
+def test_a_box_of_the_truth_is_asked_about_once(viewed: str, tmp_path: Path) -> None:
+    """Boxes of several turned views together would tell more of the truth than the box of the film."""
+    from lungfast.studies.models import FinishedRun
+
+    more = ["--test-views", 3, "--prompt", "box"]
+    done("cv", viewed, *TINY, *more, "-o", tmp_path / "many")
+    done("cv", viewed, *TINY, *more, "--test-views", 1, "-o", tmp_path / "one")
+    assert [model.views for model in FinishedRun.open(tmp_path / "many").models()] == [1, 1, 1]
+    many, one = (read(tmp_path / name)["rows"][0]["f1"] for name in ("many", "one"))
+    assert many == one
+
+
 def test_a_cache_without_the_views_of_a_run_takes_those_it_has(
     best_run: tuple[Path, str], nano_cache: str
 ) -> None:
@@ -149,7 +176,8 @@ def test_a_cache_without_the_views_of_a_run_takes_those_it_has(
 
 def test_without_views_the_recipe_says_what_it_lacks(nano_cache: str, tmp_path: Path) -> None:
     result = done("train", nano_cache, "--recipe", "best", *TINY, "--val-every", 1, "-o", tmp_path / "t")
-    assert f"holds 1 of the {BEST.views} views" in result.output
+    assert f"holds 1 of the {BEST.views} views that the recipe trains on" in result.output
+    assert f"holds 1 of the {BEST.test_views} views that it averages over" in result.output
     assert read(tmp_path / "t")["provenance"]["settings"]["views"] == 1
 
 

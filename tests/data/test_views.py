@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.ndimage import binary_erosion
 
 from lungfast.data.views import ViewConfig, film_places, make_views, mean_on_film, random_placement
 from lungfast.errors import UsageError
 from lungfast.geometry import Frame, resize_image
-from lungfast.records import Float64, Sample, Size
+from lungfast.records import Float64, ResizeRule, Sample, Size
 
 STILL = ViewConfig(
     rotation_deg=0, scale=1, stretch=1, shift=0, gamma=1, contrast=1, brightness=0, share_rough=0
@@ -35,7 +34,7 @@ def sample(native_size: Size = (200, 160), name: str = "film") -> Sample:
 
 def test_the_mask_goes_with_the_image() -> None:
     still_exposure = replace(ViewConfig(), gamma=1, contrast=1, brightness=0, share_rough=0)
-    for view in make_views(sample(), 9, (128, 102), still_exposure):
+    for view in make_views(sample(), 9, (128, 102), still_exposure, mask_scale=2):
         shown_HW = np.logical_or(*view.masks.values())
         assert view.size == (128, 102)
         assert view.mask_size == shown_HW.shape == (256, 204)
@@ -53,7 +52,7 @@ def test_a_view_depends_on_the_image_and_its_number_alone() -> None:
 
 def test_a_view_that_alters_nothing_is_the_film() -> None:
     made = sample((400, 320))
-    (view,) = make_views(made, 2, (128, 102), STILL)
+    (view,) = make_views(made, 2, (128, 102), STILL, mask_scale=2)
     assert np.abs(view.image_HW.astype(int) - resize_image(made.image_HW, (128, 102))).mean() < 2
     frame = Frame.of(made.native_size, 128, "longest")
     moved = Frame.of(view.mask_size, 128, "longest")
@@ -90,7 +89,7 @@ def test_beyond_the_film_it_is_black_and_nobody() -> None:
     for view in make_views(bright, 5, (100, 80), config):
         outside_HW = view.image_HW == 0
         assert outside_HW.any()
-        assert not view.masks["lungs"][::2, ::2][binary_erosion(outside_HW)].any()
+        assert not view.masks["lungs"][outside_HW].any()
 
 
 def test_negatives_and_noise_come_in_their_share() -> None:
@@ -113,23 +112,35 @@ def test_the_text_of_a_configuration_makes_it_again(turn: float, scale: float, s
         ViewConfig.from_text("rotation_deg 10")
 
 
-@given(st.tuples(st.integers(40, 400), st.integers(40, 400)), st.text(max_size=5))
+@given(
+    st.tuples(st.integers(40, 400), st.integers(40, 400)),
+    st.text(max_size=5),
+    st.sampled_from(["longest", "squash"]),
+    st.sampled_from([64, 128]),
+)
 @settings(max_examples=30, deadline=None)
-def test_views_of_a_smooth_field_average_to_the_field(native: Size, name: str) -> None:
-    """A field of the film, sampled where each view shows it, is the field again on the film."""
-    frame, config, low = Frame.of(native, 256, "longest"), ViewConfig(), (128, 128)
+def test_views_of_a_smooth_field_average_to_the_field(
+    native: Size, name: str, resize: ResizeRule, side: int
+) -> None:
+    """A field of the film, sampled where each view shows it, is the field again on the film.
+
+    Padding, of which no decoder was asked anything, may say what it likes.
+    """
+    frame, config, low = Frame.of(native, 256, resize), ViewConfig(), (side, side)
+    cell = 256 / side
     rows, columns = np.indices(low) + 0.5
 
     def field(x_input: Float64, y_input: Float64) -> Float64:
         return np.asarray(0.03 * x_input - 0.02 * y_input + 1)
 
-    views = [field(2 * columns, 2 * rows)]
+    x, y = cell * columns, cell * rows
+    padding_hw = ~frame.valid_hw(low)
+    views = [field(x, y)]
     for number in (1, 2, 3):
         rng = np.random.default_rng([zlib.crc32(name.encode(errors="surrogateescape")), number])
         size = frame.resized_size
         a, b, c, d, e, f = film_places(random_placement(config, rng), native, size, size)
-        x, y = 2 * columns, 2 * rows
-        views.append(field(a * x + b * y + c, d * x + e * y + f))
+        views.append(np.where(padding_hw, 1e6, field(a * x + b * y + c, d * x + e * y + f)))
     found_hw = mean_on_film(np.stack(views).astype(np.float32), name, frame, config)
     high, wide = frame.valid_extent(low)
     np.testing.assert_allclose(found_hw[:high, :wide], views[0][:high, :wide], atol=1e-3)
