@@ -224,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     content = {
         "title": "The best recipe, setting by setting",
         "question": QUESTION,
-        "tables": [rows, bench.embeddings()],
+        "tables": [table for table in (rows, bench.embeddings()) if table],
         "device": "cpu",
     }
     path = write_record("recipe", content, quick=options.quick)
