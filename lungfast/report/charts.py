@@ -59,7 +59,7 @@ def learning_curve(name: str, group: Sequence[Row]) -> str:
     x = Scale(low=1, high=max(2, epochs), start=LEFT, end=END)
     y = Scale(low=min(shown) * 0.85, high=max(shown) * 1.1, start=FLOOR, end=TOP + 12, kind="log")
     marks = [y_axis(y, log_steps(y.low, y.high), END, -1)]
-    marks.append(x_axis(x, _epoch_ticks(epochs), FLOOR, "epoch"))
+    marks += [x_axis(x, _epoch_ticks(epochs), FLOOR, "epoch"), text(0, TOP - 2, "loss", "name")]
     for one in group:
         marks.append(polyline(_placed(_points(one["val_loss"]), x, y), "val faint"))
     marks.append(polyline(_placed(train, x, y), "train"))
@@ -71,10 +71,9 @@ def learning_curve(name: str, group: Sequence[Row]) -> str:
         marks.append(line(x(when), TOP + 12, x(when), FLOOR, "mark"))
         near_end = x(when) > (LEFT + END) / 2
         anchor: Anchor = "end" if near_end else "start"
-        marks.append(
-            text(x(when) + (-4 if near_end else 4), TOP + 6, f"lowest at epoch {when}", "note", anchor)
-        )
-        told += f"; the median was lowest at epoch {when}"
+        note = f"lowest at epoch {when}" + (", the last" if when == epochs else "")
+        marks.append(text(x(when) + (-4 if near_end else 4), TOP + 6, note, "note", anchor))
+        told += f"; the median was {note}"
     return svg(name, told, HEIGHT, "".join(marks))
 
 
@@ -106,23 +105,28 @@ def _epoch_ticks(epochs: int) -> list[float]:
 
 
 def threshold_curve(name: str, curve: Curve, theirs: Sequence[float]) -> str:
-    """F1 over thresholds: validation, test, the paper's Table II as rings, the chosen ones as ticks."""
+    """F1 over thresholds: validation, test, the paper's Table II as rings, the chosen ones as wedges."""
     x = Scale(low=min(0.05, *curve.thresholds), high=max(0.95, *curve.thresholds), start=LEFT, end=END)
     y = Scale(low=0, high=1, start=FLOOR, end=TOP)
     marks = [y_axis(y, [0, 0.25, 0.5, 0.75, 1], END)]
-    marks.append(x_axis(x, [0.1, 0.3, 0.5, 0.7, 0.9], FLOOR, "threshold", 1))
+    marks += [x_axis(x, [0.1, 0.3, 0.5, 0.7, 0.9], FLOOR, "threshold", 1), text(0, TOP - 2, "F1", "name")]
     for key, cls in (("test_f1", "train"), ("val_f1", "val")):
         points = [(x(a), y(b)) for a, b in zip(curve.thresholds, curve.lines.get(key, ()), strict=False)]
         marks.append(polyline(points, cls))
     marks += [circle(x(a), y(b), 3.2, "ring") for a, b in zip(paper.THRESHOLDS, theirs, strict=False)]
-    marks += [line(x(value), FLOOR - 8, x(value), FLOOR, "chosen") for value in sorted(set(curve.chosen))]
     marks.append(line(x(0.5), TOP, x(0.5), FLOOR, "slider"))
+    marks += [_pointer(x(value), FLOOR) for value in sorted(set(curve.chosen))]
     best = max(curve.lines["val_f1"])
     told = f"Validation F1 over thresholds, at most {plain(best)}; chosen {_values(curve.chosen)}"
     if theirs:
         told += f". The paper's from 0.50 to 0.70: {', '.join(plain(value) for value in theirs)}"
     scale = f'data-low="{x.low}" data-high="{x.high}" data-start="{x.start}" data-end="{x.end}"'
     return svg(name, told, HEIGHT, "".join(marks), scale)
+
+
+def _pointer(x: float, floor: float) -> str:
+    """A wedge that stands on the axis."""
+    return polygon([(x, floor - 9), (x - 3.5, floor), (x + 3.5, floor)], "pointer")
 
 
 def _values(values: Sequence[float]) -> str:

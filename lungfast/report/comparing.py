@@ -76,6 +76,17 @@ def is_shown(one: Comparison) -> bool:
 
 def sentence(one: Comparison) -> str:
     p = significance(one)
-    test = "not tested" if p is None else f"p {p_text(p) if p < 0.001 else '= ' + p_text(p)}"
+    whose = "p" if one.get("p_holm") is None else "Holm's p"
+    test = "not tested" if p is None else f"{whose} {p_text(p) if p < 0.001 else '= ' + p_text(p)}"
     apart = signed(one["difference"], FINE) + bracket(one["ci95"], FINE)
-    return f"{one['name']}: {apart}, n = {one['n']}, {test}"
+    return f"{facts.named(one['name'])}: {apart}, n = {one['n']}, {test}"
+
+
+def reading(compared: Sequence[Comparison]) -> tuple[str, ...]:
+    """What differences that are not all shown say: the opposite, or nothing either way."""
+    if all(map(is_shown, compared)):
+        return ()
+    against = [one for one in compared if one["ci95"] is not None and one["ci95"][1] < 0]
+    if against:
+        return (f"contradicted by {len(against)} of {len(compared)}: the interval lies below 0",)
+    return ("neither shown nor contradicted: no interval lies below 0",)

@@ -17,6 +17,7 @@ from lungfast.report.table import MINUS, ORACLE, TIMES, listed
 
 Row = Mapping[str, Any]
 STUDIES = ("cv", "train", "grid", "thresholds", "baseline", "unet", "jitter", "quality")
+LOSSES = {"dicefocal": "DiceFocal", "dicece": "DiceCE"}
 PRETTY = {"vit_b": "SAM ViT-B", "vit_l": "SAM ViT-L", "vit_h": "SAM ViT-H"}
 
 
@@ -109,10 +110,17 @@ def finished(content: Content | None) -> list[Row]:
 
 def label(row: Row) -> str:
     """The row's key, marked where its prompt needs the ground truth."""
-    text = str(row.get("key") or row["prompt"])
+    text = named(str(row.get("key") or row["prompt"]))
     if row.get("mask") == "best of three" and "best of three" not in text:
         text += ", best of three"
     return f"{text} {ORACLE}" if row.get("needs_ground_truth") else text
+
+
+def named(keys: str) -> str:
+    """Keys of rows as a reader sees them: a loss stands in brackets, as commas stand between rows."""
+    for loss, name in LOSSES.items():
+        keys = keys.replace(f", {loss}", f" ({name})")
+    return keys
 
 
 def row_of(content: Content | None, prompt: str) -> Row | None:
@@ -185,9 +193,10 @@ def protocol_notes(material: Material, study: str) -> list[str]:
 
 
 def encoder_tag(material: Material) -> str:
-    """For a caption: which encoder stands behind our numbers, and whether it is SAM."""
+    """For a caption: which encoder stands behind our numbers, is it SAM, are the X-rays generated."""
     tags = [one.label if one.origin == "sam" else f"{one.label} (not SAM)" for one in encoders(material)]
-    return f"; encoder {listed(list(dict.fromkeys(tags)))}" if tags else ""
+    drawn = "; generated X-rays" if any(map(material.is_generated, material.sets)) else ""
+    return (f"; encoder {listed(list(dict.fromkeys(tags)))}" if tags else "") + drawn
 
 
 GENERATED = "Its X-rays are generated, not of patients: no difference to the paper is taken."

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lungfast.report import comparing, paper
-from lungfast.report.facts import Row, contents, label, title
+from lungfast.report import comparing, facts, paper
+from lungfast.report.facts import LOSSES, Row, contents, label, title
 from lungfast.report.mask_tables import (
     cleaned_table,
     jitter_table,
@@ -61,7 +61,7 @@ def comparisons_table(material: Material) -> Table:
             [
                 words(title(name)),
                 words(one["family"]),
-                words(one["name"]),
+                words(facts.named(one["name"])),
                 Cell(
                     text=difference(one["difference"], FINE).text,
                     value=one["difference"],
@@ -105,11 +105,12 @@ def curves_table(material: Material) -> Table:
     ]
     columns = ("Set", "Study", "Prompt", "Decoders", "Epochs", "Settled", "Lowest validation loss")
     return noted_table(
-        "Learning curves: the epoch after which nothing improves (lowest validation loss)",
+        "Learning curves: when the validation loss had settled, and when it was lowest",
         columns,
         rows,
         "Settled: the first epoch whose validation loss is within 1 % of the lowest; median over decoders "
-        f"[lowest, highest]. The paper: nothing after epoch {paper.LAST_USEFUL_EPOCH}.",
+        "[lowest, highest]. Lowest at the last epoch: it was still falling. "
+        f"The paper: nothing improves after epoch {paper.LAST_USEFUL_EPOCH}.",
         heads=3,
     )
 
@@ -121,7 +122,7 @@ def histories(history: Any) -> dict[str, list[Row]]:
     for one in history:
         text = str(one.get("prompt") or "U-Net")
         text += f" {ORACLE}" if text in {"box", "both"} else ""
-        text += f", {one['loss']}" if len(losses) > 1 else ""
+        text += f" ({LOSSES.get(one['loss'], one['loss'])})" if len(losses) > 1 else ""
         groups.setdefault(text, []).append(one)
     return groups
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lungfast.report import comparing, facts, paper
-from lungfast.report.comparing import between, is_shown, sentence
+from lungfast.report.comparing import between, is_shown, reading, sentence
 from lungfast.report.facts import Row, finished
 from lungfast.report.judging import Judgement, untested
 from lungfast.report.material import Material
@@ -31,7 +31,7 @@ def loss(material: Material, set_name: str) -> Judgement:
             if one:
                 paired.append(one)
     if paired:
-        return Judgement(holds=all(map(is_shown, paired)), figures=tuple(map(sentence, paired)))
+        return Judgement(holds=all(map(is_shown, paired)), figures=(*map(sentence, paired), *reading(paired)))
     return _loss_of_grid(material, set_name)
 
 
@@ -63,7 +63,7 @@ def epochs(material: Material, set_name: str) -> Judgement:
     longest = max((len(one["train_loss"]) for one in histories), default=0)
     long = [one for one in histories if len(one["train_loss"]) > paper.LAST_USEFUL_EPOCH]
     if not long:
-        return untested(f"trained for {longest} epochs, it takes more than 100") if longest else untested()
+        return untested(f"trained for {longest} epochs; it takes over 100") if longest else untested()
     late = [one for one in long if one["settled"] > paper.LAST_USEFUL_EPOCH]
     last = max(int(one["settled"]) for one in long)
     figures = [
@@ -83,7 +83,7 @@ def epochs(material: Material, set_name: str) -> Judgement:
 def thresholds(material: Material, set_name: str) -> Judgement:
     found = [curve for curve in curves(material, set_name) if curve.prompt in paper.PROMPTS]
     found = [curve for curve in found if len(curve.over_paper()) == len(paper.THRESHOLDS)]
-    found = [curve for curve in found if "dicece" not in curve.label]
+    found = [curve for curve in found if curve.loss != "dicece"]
     if not found:
         return untested()
     figures = [_told(curve, set_name) for curve in found]

@@ -5,6 +5,7 @@ Every text is escaped; what Unicode the tables use is spelled out for pdflatex.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from lungfast.report.table import MINUS, NOTHING, TIMES, Cell, Table
@@ -62,7 +63,7 @@ def _table(name: str, one: Table) -> str:
         [
             r"\begin{table*}[htbp]",
             r"\centering",
-            rf"\caption{{{escape(one.caption)}}}",
+            rf"\caption{{{escape(_unnumbered(one.caption))}}}",
             rf"\label{{tab:{name}}}",
             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             rf"\begin{{tabular}}{{{columns}}}",
@@ -79,6 +80,11 @@ def _table(name: str, one: Table) -> str:
             "",
         ]
     )
+
+
+def _unnumbered(caption: str) -> str:
+    """LaTeX numbers a table itself."""
+    return re.sub(r"^Table [IV]+\. ", "", caption)
 
 
 def _row(row: tuple[Cell, ...], *, is_first: bool) -> str:

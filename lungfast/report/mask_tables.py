@@ -11,7 +11,17 @@ from lungfast.report import comparing
 from lungfast.report.facts import finished, label, title
 from lungfast.report.material import Material
 from lungfast.report.noted import FINE, interval, noted_table
-from lungfast.report.table import Cell, Table, count, difference, over_images, probability, spread, words
+from lungfast.report.table import (
+    Cell,
+    Table,
+    count,
+    difference,
+    listed,
+    over_images,
+    probability,
+    spread,
+    words,
+)
 
 
 def strata_table(material: Material) -> Table:
@@ -29,7 +39,13 @@ def strata_table(material: Material) -> Table:
         for stratum in row.get("strata") or ()
     ]
     columns = ("Set", "Prompt", "Images", "F1 per image [95 %]", "IoU per image [95 %]", "n")
-    return noted_table("By diagnosis and source", columns, rows, heads=3)
+    by = dict.fromkeys(
+        stratum["by"]
+        for name in material.sets
+        for row in finished(material.study(name, "cv"))
+        for stratum in row.get("strata") or ()
+    )
+    return noted_table(f"By {listed(list(by))}", columns, rows, heads=3)
 
 
 def jitter_table(material: Material) -> Table:
@@ -101,7 +117,7 @@ def quality_table(material: Material) -> Table:
         columns,
         rows,
         "Bad: F1 below 0.90. Flagged as `predict` flags: by quality, by one lung or none, by decoders that "
-        "disagree. Perturbed images are previews.",
+        "disagree. Perturbed images are made from the previews in the cache.",
         *notes,
     )
 

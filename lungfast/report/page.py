@@ -21,7 +21,7 @@ from lungfast.report.further import histories
 from lungfast.report.material import Example, Material
 from lungfast.report.provenance import provenance_of
 from lungfast.report.summary import PATIENTS
-from lungfast.report.table import Table
+from lungfast.report.table import Table, listed
 from lungfast.report.threshold_table import Curve, curves
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ def page(
         style=_file("report.css"),
         script=_file("report.js"),
         patients=PATIENTS if material.shows_patients else "",
+        generated=_generated(material),
+        all_generated=bool(material.sets) and all(map(material.is_generated, material.sets)),
         summary=summary,
         claims=[(claim, VERDICTS[claim.verdict]) for claim in found],
         tables=tables,
@@ -82,6 +84,11 @@ def _template() -> Template:
     environment.filters["tied"] = tied
     environment.tests["numeric"] = lambda column, table: table.is_numeric(column)
     return environment.from_string(_file("report.html.j2"))
+
+
+def _generated(material: Material) -> str:
+    names = [title(name) for name in material.sets if material.is_generated(name)]
+    return f"{listed(names)}: generated X-rays, drawn by a program. No patient is shown." if names else ""
 
 
 def tied(text: str) -> str:
@@ -139,7 +146,7 @@ def _slider_curves(material: Material, set_name: str) -> list[dict[str, Any]]:
 
 
 def _theirs(set_name: str, curve: Curve) -> list[float]:
-    if "dicece" in curve.label:
+    if curve.loss == "dicece":
         return []
     found = [
         paper.figure("II", set_name, "val_f1", prompt=curve.prompt, threshold=threshold)

@@ -128,14 +128,20 @@
     });
   }
 
-  slider.addEventListener("input", () => { own = false; update(); });
-  document.getElementById("own")?.addEventListener("click", () => { own = true; update(); });
+  const button = document.getElementById("own");
+  function masksAtTheirOwn(yes) {
+    own = yes;
+    button?.setAttribute("aria-pressed", String(yes));
+    update();
+  }
+
+  slider.addEventListener("input", () => masksAtTheirOwn(false));
+  button?.addEventListener("click", () => masksAtTheirOwn(!own));
   window.addEventListener("resize", update);
   numbers(Number(slider.value));
   update();
   Promise.all(examples.map((example) => load(example).catch(() => undefined))).then(() => {
     document.documentElement.dataset.ready = "yes";
-    own = examples.length > 0;
-    update();
+    masksAtTheirOwn(examples.length > 0);
   });
 })();

@@ -15,6 +15,7 @@ from lungfast.report.table import (
     NOTHING,
     ORACLE,
     ORACLE_NOTE,
+    PRINTED,
     Cell,
     count,
     difference,
@@ -66,12 +67,19 @@ def no_difference(material: Material, set_name: str) -> str:
 
 
 def best_positions(rows: Sequence[Row], metric: str = "f1") -> set[int]:
-    """Of the best row and of the best without ground truth; none where there is no choice."""
-    found = set()
-    for candidates in (rows, [row for row in rows if not row.get("needs_ground_truth")]):
-        scored = [row for row in candidates if row.get(metric)]
-        if scored and len(rows) > 1:
-            found.add(rows.index(max(scored, key=lambda row: float(row[metric]["mean"]))))
+    """Of the best rows and of the best without ground truth: all that print the same mean.
+
+    None where there is no choice.
+    """
+    found: set[int] = set()
+    for oracle in (True, False):
+        means = {
+            i: round(float(row[metric]["mean"]), PRINTED)
+            for i, row in enumerate(rows)
+            if row.get(metric) and (oracle or not row.get("needs_ground_truth"))
+        }
+        if means and len(rows) > 1:
+            found |= {i for i, mean in means.items() if mean == max(means.values())}
     return found
 
 

@@ -51,7 +51,8 @@ def _best(material: Material) -> str:
         if row is None:
             continue
         f1 = row["f1"]
-        told = f"{title(name)} {mean_std(f1['mean'], f1['std'])} from {label(row)}"
+        drawn = "generated " if material.is_generated(name) else ""
+        told = f"{drawn}{title(name)} {mean_std(f1['mean'], f1['std'])} from {label(row)}"
         theirs = paper.figure("V", name, prompt="points")
         if theirs and not material.is_generated(name):
             told += f" (paper, points: {mean_std(theirs.mean, theirs.std)})"
@@ -69,14 +70,24 @@ def _against(material: Material) -> str:
         unet = [one for one in comparing.of_set(material, name) if one["family"] == "unet"]
         unet.sort(key=lambda one: not str(one["a"]).startswith("points"))
         parts += [f"{title(name)}, {_short(one)}" for one in unet[:1]]
-    parts += [_short(one) for one in facts.leading((material.transfer or {}).get("comparisons") or ())]
+    parts += [_moved(one) for one in facts.leading((material.transfer or {}).get("comparisons") or ())]
     if not parts:
         return _points_and_box(material)
     return f"Paired differences in F1: {'; '.join(parts)}."
 
 
 def _short(one: comparing.Comparison) -> str:
-    return f"{one['name']} {signed(one['difference'], FINE)}{bracket(one['ci95'], FINE)}"
+    return f"{facts.named(one['name'])} {_apart(one)}"
+
+
+def _moved(one: comparing.Comparison) -> str:
+    """A→B − B→B in words."""
+    home, away = title(one["tested_on"]), title(str(one["a"]).partition("→")[0])
+    return f"on {home}, {one['of']} trained on {away} instead of {home} {_apart(one)}"
+
+
+def _apart(one: comparing.Comparison) -> str:
+    return signed(one["difference"], FINE) + bracket(one["ci95"], FINE)
 
 
 def _points_and_box(material: Material) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 ORACLE = "†"
 ORACLE_NOTE = f"{ORACLE} The box comes from the ground truth, which is not there in use."
 MINUS, TIMES, NOTHING = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
+PRINTED = 3
+"""Digits of a score, unless said otherwise."""
 Summary = Mapping[str, Any] | None
 
 
@@ -88,7 +90,7 @@ def words(value: object) -> Cell:
     return Cell(text=NOTHING if value in {None, ""} else str(value))
 
 
-def number(value: float | None, digits: int = 3) -> Cell:
+def number(value: float | None, digits: int = PRINTED) -> Cell:
     return Cell(text=plain(value, digits), value=value)
 
 
@@ -103,14 +105,14 @@ def spread(summary: Summary) -> Cell:
     return Cell(text=mean_std(summary["mean"], summary["std"]), value=summary["mean"])
 
 
-def over_images(summary: Summary, digits: int = 3) -> Cell:
+def over_images(summary: Summary, digits: int = PRINTED) -> Cell:
     """Mean over images with its interval."""
     if summary is None:
         return Cell(text=NOTHING)
     return Cell(text=plain(summary["mean"], digits) + bracket(summary["ci95"], digits), value=summary["mean"])
 
 
-def difference(value: float | None, digits: int = 3) -> Cell:
+def difference(value: float | None, digits: int = PRINTED) -> Cell:
     return Cell(text=signed(value, digits), value=value)
 
 
@@ -121,15 +123,19 @@ def probability(value: float | None) -> Cell:
 # --- text ------------------------------------------------------------------------------------------
 
 
-def plain(value: float | None, digits: int = 3) -> str:
-    return NOTHING if value is None else f"{value:.{digits}f}".replace("-", MINUS)
+def plain(value: float | None, digits: int = PRINTED) -> str:
+    """What rounds to zero has no sign."""
+    if value is None:
+        return NOTHING
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", MINUS)
 
 
-def mean_std(mean: float, std: float | None, digits: int = 3) -> str:
+def mean_std(mean: float, std: float | None, digits: int = PRINTED) -> str:
     return plain(mean, digits) + ("" if std is None else f" ± {plain(std, digits)}")
 
 
-def signed(value: float | None, digits: int = 3) -> str:
+def signed(value: float | None, digits: int = PRINTED) -> str:
     """With its sign; what rounds to zero has none."""
     if value is None:
         return NOTHING
@@ -137,7 +143,7 @@ def signed(value: float | None, digits: int = 3) -> str:
     return text[1:] if float(text) == 0 else text.replace("-", MINUS)
 
 
-def bracket(ci95: Sequence[float] | None, digits: int = 3) -> str:
+def bracket(ci95: Sequence[float] | None, digits: int = PRINTED) -> str:
     """`` [low, high]``, empty where the spread is not known."""
     return "" if ci95 is None else f" [{plain(ci95[0], digits)}, {plain(ci95[1], digits)}]"
 

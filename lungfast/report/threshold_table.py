@@ -13,7 +13,18 @@ from lungfast.report import paper
 from lungfast.report.facts import encoder_tag, finished, label, protocol_notes, title
 from lungfast.report.material import Content, Material
 from lungfast.report.score_cells import oracle_note
-from lungfast.report.table import MINUS, NOTHING, Cell, Table, absent, difference, embolden, number, words
+from lungfast.report.table import (
+    MINUS,
+    NOTHING,
+    PRINTED,
+    Cell,
+    Table,
+    absent,
+    difference,
+    embolden,
+    number,
+    words,
+)
 
 Lines = Mapping[str, Sequence[float]]
 SAME = 1e-6
@@ -26,6 +37,7 @@ class Curve:
 
     label: str
     prompt: str
+    loss: str | None
     study: str
     thresholds: Sequence[float]
     lines: Lines
@@ -67,6 +79,7 @@ def _study_curves(content: Content) -> list[Curve]:
         Curve(
             label=label(row),
             prompt=row["prompt"].split(",")[0],
+            loss=row.get("loss"),
             study="thresholds",
             thresholds=row["thresholds"],
             lines={name: row[name] for name in ("val_f1", "val_iou", "test_f1", "test_iou") if row.get(name)},
@@ -84,6 +97,7 @@ def _cv_curves(content: Content | None) -> list[Curve]:
         Curve(
             label=label(row),
             prompt=row["prompt"],
+            loss=row.get("loss"),
             study="cv",
             thresholds=row["curve"]["thresholds"],
             lines={name: line for name, line in row["curve"].items() if name != "thresholds" and line},
@@ -132,9 +146,10 @@ def _rows(set_name: str, some: Sequence[Curve], labels: Sequence[str], *, drawn:
         rows.append(cells)
     for column in (c for c in range(2, len(rows[0])) if (c - 2) % 3 < 2):
         values = [row[column].value for row in rows]
-        known = [value for value in values if value is not None]
-        if known:
-            embolden(rows, values.index(max(known)), column)
+        known = [round(value, PRINTED) for value in values if value is not None]
+        for i, value in enumerate(values):
+            if value is not None and round(value, PRINTED) == max(known):
+                embolden(rows, i, column)
     return [*rows, *_chosen_rows(set_name, by_label, labels)]
 
 
@@ -143,7 +158,7 @@ def _columns(text: str) -> tuple[str, str, str]:
 
 
 def _theirs(set_name: str, curve: Curve | None, threshold: float) -> float | None:
-    if curve is None or "dicece" in curve.label:
+    if curve is None or curve.loss == "dicece":
         return None
     figure = paper.figure("II", set_name, "val_f1", prompt=curve.prompt, threshold=threshold)
     return figure.mean if figure else None

@@ -82,8 +82,9 @@ def _cells(material: Material, row: Row, number: str) -> list[Cell]:
 def _shared(content: Content) -> str:
     """Images that are in both sets; look-alikes are not known of a cache without previews."""
     near = content.get("near_duplicates")
-    alike = "those that look alike were not searched for" if near is None else f"{len(near)} alike, kept"
-    return f"In both sets: {len(content.get('duplicates') or ())} same images, left out; {alike}."
+    alike = "look-alikes were not searched for" if near is None else f"{len(near)} look alike and were kept"
+    n = len(content.get("duplicates") or ())
+    return f"Images with the same pixels in both sets, left out: {n}; {alike}."
 
 
 def _notes(material: Material, content: Content, tested: str) -> list[str]:
