@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import re
+import resource
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,9 +87,13 @@ def cpu_count() -> int:
 
 
 def parse_memory(text: str) -> int:
-    """``8GB``, ``500 MiB``, ``2g`` -> bytes; ``auto`` -> half of what is free."""
+    """``8GB``, ``500 MiB``, ``2g`` -> bytes; ``auto`` -> a third of the machine's, at most half of the free.
+
+    A share of the machine's does not change from start to start: stack widths, and with them the last digits
+    of results, stay the same where two thirds are free.
+    """
     if text == "auto":
-        return free_memory() // 2
+        return min(total_memory() // 3, free_memory() // 2)
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(i?)b?\s*", text.lower())
     if not match or float(match.group(1)) <= 0:
         raise UsageError("--memory is not a size", found=repr(text), expected="auto, or a size such as 8GB")
@@ -104,6 +110,21 @@ def free_memory() -> int:
     if limit.exists() and used.exists() and limit.read_text().strip().isdigit():
         free = min(free, max(0, int(limit.read_text()) - int(used.read_text())))
     return free
+
+
+def total_memory() -> int:
+    """Bytes of the machine, or that the process's control group allows."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 4 << 30
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and (text := limit.read_text().strip()).isdigit():
+        total = min(total, int(text))
+    return total
+
+
+def peak_memory_mb() -> int:
+    """Of the process so far; Linux counts in KiB, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6)
 
 
 @dataclass(frozen=True, kw_only=True)

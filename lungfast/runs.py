@@ -8,6 +8,7 @@
       decoders/         one safetensors file per decoder, segment-anything's names
       checkpoints/      only while training       logits-*.h5    with --save-logits
       chosen.json       precision, compilation, stack width: fixed before the first step
+      pace.json         seconds a step and memory of every training
 
 Every file is written atomically. A lock with the holder's pid keeps a second writer out.
 """
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 2
 QUESTION, ANSWER, NOTES, LOCK = "run.json", "results.json", "checkpoint.json", ".lock"
+PACE = "pace.json"
 OURS: tuple[str, ...] = (
     ANSWER,
     "*.csv",
@@ -42,6 +44,7 @@ OURS: tuple[str, ...] = (
     "splits.json",
     "prompts.json",
     "chosen.json",
+    PACE,
     "decoders",
 )
 OURS += (

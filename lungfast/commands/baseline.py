@@ -42,7 +42,12 @@ def command(cache: str, output: Path, *, multimask: bool, **options: Any) -> Non
         "baseline", cache, config, options | {"output": output}, lambda *given: baseline(config, *given)
     )
     console = plain_or_terminal()
-    console.print(cv_table(content))
+    console.print(cv_table(content, "before fine-tuning, mean ± std over folds"))
+    if content["rows"][0]["untrained"]:
+        console.print("this decoder was never trained: chance level", soft_wrap=True)
     if content["rows"][0]["decoder_origin"] == "generated":
-        console.print("nano was trained on generated X-rays: these figures are not SAM's", soft_wrap=True)
+        console.print(
+            "nano was trained to segment lungs in generated X-rays: these figures are not SAM's",
+            soft_wrap=True,
+        )
     console.print(f"results: {output}/results.json", soft_wrap=True)

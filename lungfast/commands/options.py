@@ -115,7 +115,7 @@ memory = click.option(
     "--memory",
     default="auto",
     show_default=True,
-    help="Memory bound, such as 8GB; auto: half of what is free.",
+    help="Memory bound, such as 8GB; auto: a third of the machine's, at most half of what is free.",
 )
 splitting = compose(
     click.option(

@@ -69,15 +69,22 @@ def command(run: Path, images: tuple[Path, ...], device: str, **options: Any) ->
     with Screen() as screen:
         content = predict(request, device=resolve_device(device), listener=screen)
         report(content, screen)
-    click.echo(f"masks, overlays, contours and predictions.csv: {request.output}")
+    if content["rows"]:
+        click.echo(f"masks, overlays, contours and predictions.csv: {request.output}")
     if content["skipped"]:
         sys.exit(1)
 
 
 def report(content: Mapping[str, Any], screen: Screen) -> None:
     """How many, which to look at, which were skipped."""
-    flagged = [row for row in content["rows"] if row["flag"]]
-    screen.note(f"{_images(len(content['rows']))} segmented, {len(flagged)} to look at")
+    from lungfast.studies.judged import LOOK, UNKNOWN
+
+    flagged = [row for row in content["rows"] if row["flag"] == LOOK]
+    unknown = any(row["flag"] == UNKNOWN for row in content["rows"])
+    screen.note(
+        f"{_images(len(content['rows']))} segmented, {len(flagged)} to look at"
+        + (" by plain rules; the quality of the others was not judged" if unknown else "")
+    )
     for row in flagged[:SHOWN]:
         screen.note(f"  {row['image']}: {row['note']}")
     if len(flagged) > SHOWN:

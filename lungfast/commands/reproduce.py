@@ -55,8 +55,13 @@ class Budget(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--seeds", type=click.IntRange(1), default=1, show_default=True, help="Seeds of every fold in cv."
 )
+@opt.mask_options
 @opt.output
-@click.option("--resume", is_flag=True, help="Go on where it stopped; finished studies are kept.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on where it stopped; what is finished is kept, what was left out tried.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the reproduction at -o.")
 @click.option(
     "--checkpoint",
@@ -65,7 +70,7 @@ class Budget(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
 @opt.arithmetic
-@click.option("--memory", default="auto", show_default=True, help="Memory bound, such as 8GB.")
+@opt.memory
 def command(montgomery: str | None, shenzhen: str | None, others: tuple[str, ...], **options: Any) -> None:
     """Run every study of the paper on one or two caches, and write the report.
 
@@ -110,7 +115,7 @@ def run_reproduction(caches: dict[str, str], options: dict[str, Any], listener: 
         quick=options["quick"],
         seeds=options["seeds"],
     )
-    recipe = replace(recipe, best=options["best"])
+    recipe = replace(recipe, **{name: options[name] for name in ("best", "surface", "clean")})
     precision, compile_ = arithmetic_of(options)
     order = Order(
         output=options["output"],

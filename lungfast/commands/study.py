@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
 
 from lungfast.errors import UsageError
 
@@ -53,8 +56,6 @@ def with_recipe(cache: str, options: dict[str, Any], *, chosen: Sequence[str] = 
     ``chosen``: names of options that the command chooses for itself. What becomes of the recipe is one line,
     ``recipe_text``.
     """
-    import click
-
     from lungfast.frozen.cache import EmbeddingCache
     from lungfast.studies.recipes import training_recipe
 
@@ -62,7 +63,7 @@ def with_recipe(cache: str, options: dict[str, Any], *, chosen: Sequence[str] = 
         return options
     recipe = training_recipe(options["recipe"])
     values = recipe.options_for(EmbeddingCache.open(cache), options["folds"])
-    source, by_hand = click.get_current_context().get_parameter_source, click.core.ParameterSource.COMMANDLINE
+    source, by_hand = click.get_current_context().get_parameter_source, ParameterSource.COMMANDLINE
     known = [name for name in values if name in options]
     given = [name for name in known if source(name) is by_hand]
     taken = {name: values[name] for name in known if name not in {*given, *chosen}}
@@ -175,6 +176,15 @@ def run_scoring(
     with Screen() as screen:
         body = body_of(workspace, request.settings.memory_bytes, screen)
         return session.run_scoring(request, workspace, body)
+
+
+def tell_unused(used: Container[str], why: str) -> None:
+    """A line on standard error for every option of this command that was given and is none of ``used``."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        if given and option.name not in used:
+            click.echo(f"{option.opts[0]} has no use {why}", err=True)
 
 
 def report_where(output: Path) -> str:

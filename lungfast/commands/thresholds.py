@@ -10,6 +10,9 @@ import click
 from lungfast.commands import options as opt
 from lungfast.errors import UsageError
 
+_OF_RUN = ("source", "of_run", "output", "resume", "overwrite", "device", "memory")
+"""What may be given where decoders are not trained first."""
+
 
 @click.command(
     "thresholds",
@@ -65,11 +68,12 @@ def _train(cache: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rescan(source: Path, cache: str | None, options: dict[str, Any]) -> dict[str, Any]:
-    from lungfast.commands.study import run_scoring
+    from lungfast.commands.study import run_scoring, tell_unused
     from lungfast.studies.models import FinishedRun
     from lungfast.studies.rescoring import identity
     from lungfast.studies.thresholds import RescanConfig, rescan
 
+    tell_unused(_OF_RUN, "with a RUN, whose decoders are trained")
     finished = FinishedRun.open(source)
     config = RescanConfig(run=str(source), results_sha256=identity(finished))
     url = cache or finished.cache_url

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from lungfast.studies.workspace import Workspace
 
 
+_OF_RUNS = ("a", "b", "runs", "prompts", "output", "resume", "overwrite", "device", "memory")
+"""What may be given besides ``--runs``."""
+
+
 @click.command(
     "transfer",
     epilog="Examples: lungfast transfer m.zarr s.zarr --epochs 60 -o runs/transfer; "
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     "--runs",
     nargs=2,
     type=click.Path(path_type=Path),
+    metavar="RUN_A RUN_B",
     help="Finished cv runs of A and of B, instead of training them now.",
 )
 @opt.candidates(lr="1e-3", wd="0")
@@ -48,7 +53,7 @@ def command(a: str, b: str, runs: tuple[Path, Path] | None, prompts: tuple[str, 
     both sets are dropped. A and B must come from the same encoder.
     """
     from lungfast.commands.screen import Screen, plain_or_terminal
-    from lungfast.commands.study import request_from, with_recipe
+    from lungfast.commands.study import request_from, tell_unused, with_recipe
     from lungfast.compute import resolve_device
     from lungfast.report.terminal import transfer_table
     from lungfast.studies.meeting import Site
@@ -58,6 +63,8 @@ def command(a: str, b: str, runs: tuple[Path, Path] | None, prompts: tuple[str, 
     from lungfast.studies.transfer import TransferConfig, check_sets, site_names, transfer
     from lungfast.studies.workspace import Workspace
 
+    if runs:
+        tell_unused(_OF_RUNS, "with --runs, whose decoders are trained")
     device = resolve_device(options["device"])
     workspaces = Workspace(a, device=device), Workspace(b, device=device)
     names = site_names(*workspaces)

@@ -85,6 +85,12 @@ class Head:
     prompt_encoder: Mapping[str, Tensor]
     mask_decoder: Mapping[str, Tensor]
 
+    @property
+    def is_untrained(self) -> bool:
+        """Every layer norm is as it was made: no step has ever moved this decoder."""
+        norms = {name: value for name, value in self.mask_decoder.items() if "norm" in name}
+        return all(bool((norm == float(name.endswith("weight"))).all()) for name, norm in norms.items())
+
 
 def find_checkpoint(kind: SamKind) -> Path | None:
     """The official file of ``kind`` in the folder $LUNGFAST_WEIGHTS, if it is there."""

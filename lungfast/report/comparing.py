@@ -58,8 +58,13 @@ def turned(one: Comparison) -> Comparison:
         "name": f"{one['b']} {MINUS} {one['a']}",
         "difference": -one["difference"],
         "ci95": None if ci95 is None else [-ci95[1], -ci95[0]],
-        "t": None if t is None else {**t, "difference": -t["difference"], "t": -t["t"]},
+        "t": None if t is None else {**t, "difference": -t["difference"], "t": _negative(t["t"])},
     }
+
+
+def _negative(t: float | None) -> float | None:
+    """None where all differences are equal: their spread is nothing."""
+    return None if t is None else -t
 
 
 def significance(one: Comparison) -> float | None:

@@ -48,9 +48,9 @@ class Encoder:
                 "Meta's weights, so no number of ours here is SAM's."
             )
         return (
-            f"{self.label} ({size}) is a small encoder that was trained with its decoder on generated X-rays "
-            "alone. It is not SAM: no number of ours here is SAM's, and a difference to the paper compares "
-            "two models."
+            f"{self.label} ({size}) is a small encoder that was trained with its decoder to segment lungs in "
+            "generated X-rays alone. It is not SAM: no number of ours here is SAM's, and a difference to the "
+            "paper compares two models."
         )
 
 
@@ -113,6 +113,8 @@ def label(row: Row) -> str:
     text = named(str(row.get("key") or row["prompt"]))
     if row.get("mask") == "best of three" and "best of three" not in text:
         text += ", best of three"
+    if row.get("untrained"):
+        text += f" ({UNTRAINED})"
     return f"{text} {ORACLE}" if row.get("needs_ground_truth") else text
 
 
@@ -199,6 +201,7 @@ def encoder_tag(material: Material) -> str:
     return (f"; encoder {listed(list(dict.fromkeys(tags)))}" if tags else "") + drawn
 
 
+UNTRAINED = "untrained, chance level"
 GENERATED = "Its X-rays are generated, not of patients: no difference to the paper is taken."
 AVERAGING = (
     f"F1 and IoU are means over a fold's images at native size, ± std over folds (n {MINUS} 1); per image: "

@@ -179,19 +179,27 @@ def times_table(material: Material) -> Table:
             words(title(one["set"]) if one.get("set") else "both"),
             words(one["study"]),
             Cell(text=duration(one["seconds"]), value=one["seconds"]),
+            _processor(one.get("cpu_seconds")),
             count(None if one.get("peak_memory_mb") is None else round(one["peak_memory_mb"])),
         ]
         for one in material.timings
     ]
     total = sum(one["seconds"] for one in material.timings)
     if rows:
-        rows.append([words("all"), words("together"), Cell(text=duration(total), value=total), count(None)])
-    return noted_table("Time and memory", ("Set", "Study", "Time", "Peak memory, MB"), rows, TIMED)
+        total_cell = Cell(text=duration(total), value=total)
+        rows.append([words("all"), words("together"), total_cell, count(None), count(None)])
+    columns = ("Set", "Study", "Time", "Processor time", "Peak memory, MB")
+    return noted_table("Time and memory", columns, rows, TIMED)
+
+
+def _processor(seconds: float | None) -> Cell:
+    return Cell(text=NOTHING) if seconds is None else Cell(text=duration(seconds), value=seconds)
 
 
 TIMED = (
     "Peak memory is the process's highest so far: a study that needs less shows that of an earlier one. "
-    "The time of a study that was stopped and gone on with is that of its last start."
+    "The time of a study that was stopped and gone on with is that of its last start. Processor time is that "
+    "of all cores together: pauses and other programs do not count."
 )
 
 

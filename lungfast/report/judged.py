@@ -26,6 +26,9 @@ def fine_tuning(material: Material, set_name: str) -> Judgement:
     ]
     both = [(tuned, row) for tuned, row in pairs if tuned is not None]
     texts = [f"{label(row)}: {_f1(row)} before, {_f1(tuned)} after" for tuned, row in both]
+    found = facts.encoder(material, set_name)
+    if found is not None and found.origin == "generated":
+        texts.append(f"before: {found.name}, which was trained to segment lungs in generated X-rays")
     paired = [one for one in comparing.of_set(material, set_name) if one["family"] in comparing.BEFORE_AFTER]
     if paired:
         return Judgement(

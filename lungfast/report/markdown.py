@@ -18,8 +18,8 @@ def escape(text: str) -> str:
 
 def code_or_escape(text: str) -> str:
     """As :func:`escape`, but a command between single backticks stays code."""
-    parts = re.split(r"(`lungfast [a-z ]+`)", text)
-    return "".join(part if i % 2 else escape(part) for i, part in enumerate(parts))
+    parts = re.split(r"(`lungfast [a-z ]+`)", " ".join(text.split()))
+    return "".join(part if i % 2 else _SPECIAL.sub(r"\\\1", part) for i, part in enumerate(parts))
 
 
 def markdown(

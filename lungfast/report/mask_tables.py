@@ -116,8 +116,9 @@ def quality_table(material: Material) -> Table:
         "The flag “look at this one”",
         columns,
         rows,
-        "Bad: F1 below 0.90. Flagged as `predict` flags: by quality, by one lung or none, by decoders that "
-        "disagree. Perturbed images are made from the previews in the cache.",
+        "Bad: F1 below 0.90. Flagged as `predict` flags: by quality, by one lung or none; on another set, "
+        "where all folds vote, also by decoders that disagree. Perturbed images are made from the previews "
+        "in the cache.",
         *notes,
     )
 

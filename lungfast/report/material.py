@@ -44,9 +44,11 @@ class Material:
     sets: Mapping[str, Mapping[str, Content]]
     transfer: Content | None = None
     timings: Sequence[Mapping[str, Any]] = ()
-    """[{study, set, seconds, peak_memory_mb}]; a transfer's set is null."""
+    """[{study, set, seconds, cpu_seconds, peak_memory_mb}]; a transfer's set is null."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """{name, epochs: {SET: n}, chosen_by_us: [sentences]}; empty for a single run."""
+    left_out: Sequence[str] = ()
+    """Studies that could not be run, and why, a sentence each."""
     examples: Mapping[str, Sequence[Example]] = field(default_factory=dict)
     generated: frozenset[str] = frozenset()
     """Sets of generated X-rays: the paper's figures stand beside them, but no difference is taken."""

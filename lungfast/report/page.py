@@ -69,6 +69,7 @@ def page(
         strips=_strips(material),
         jitter=_jitter(material),
         provenance=[(title(name), provenance_of(material, name)) for name in material.sets],
+        left_out=list(material.left_out),
         chosen_by_us=list(material.recipe.get("chosen_by_us") or ()),
         data=safe_json(data),
     )

@@ -18,8 +18,21 @@ def provenance_of(material: Material, set_name: str) -> list[tuple[str, str]]:
     epochs = (material.recipe.get("epochs") or {}).get(set_name)
     if epochs:
         pairs.append(("Recipe", f"{material.recipe.get('name', '')}, {epochs} epochs"))
+    pairs += [(f"Pace, {study}", _pace(content)) for study, content in facts.contents(material, set_name)]
     pairs.append(("Studies", listed([name for name, _ in facts.contents(material, set_name)])))
     return [(name, value) for name, value in pairs if value]
+
+
+def _pace(content: Mapping[str, Any]) -> str:
+    """Of a study's largest stack; empty where it trained nothing or is of an earlier version."""
+    found = max(content.get("pace") or (), key=lambda one: int(one["decoders"]), default=None)
+    if found is None:
+        return ""
+    return (
+        f"{found['decoders']} at once, {found['ms_a_step']:.0f} ms a step (with validation), "
+        f"{found['ms_a_decoder_and_image']:.1f} ms a decoder and image, peak memory "
+        f"{found['peak_memory_mb']} MB"
+    )
 
 
 def _data(made: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -49,7 +62,7 @@ def _protocol(made: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("Folds", _joined(config, ("folds", "split_seed", "seeds", "seed"))),
         ("Training", _joined(train, ("epochs", "batch_size", "schedule", "keep", "patience", "val_every"))),
-        ("Arithmetic", _joined(training, ("precision", "compiled", "width"))),
+        ("Arithmetic", _joined(training, ("precision", "compile", "width"))),
         ("Scores", _joined(scores, ("size", "empty_masks", "interval"))),
     ]
 
@@ -70,4 +83,6 @@ def _joined(values: Mapping[str, Any], keys: tuple[str, ...]) -> str:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return ", ".join(map(_text, value)) if isinstance(value, list | tuple) else str(value)

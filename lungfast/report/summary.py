@@ -24,7 +24,7 @@ def summary(material: Material, found: Sequence[Claim]) -> list[str]:
         _measured(material),
         _best(material),
         _against(material),
-        _claimed(found),
+        _claimed(found, material.left_out),
         _caution(material),
     ]
 
@@ -103,12 +103,16 @@ def _points_and_box(material: Material) -> str:
     return "Neither a U-Net nor a transfer was run to compare with."
 
 
-def _claimed(found: Sequence[Claim]) -> str:
+def _claimed(found: Sequence[Claim], left_out: Sequence[str]) -> str:
     counts = Counter(claim.verdict for claim in found)
     return (
         f"The paper's {len(found)} claims: {counts['holds']} hold, {counts['does not hold here']} do not "
-        f"hold here, not tested: {counts['not tested here']}."
+        f"hold here, not tested: {counts['not tested here']}." + _missing(left_out)
     )
+
+
+def _missing(left_out: Sequence[str]) -> str:
+    return f" Studies left out: {len(left_out)}, named below." if left_out else ""
 
 
 def _caution(material: Material) -> str:

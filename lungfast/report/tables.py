@@ -74,7 +74,9 @@ def _score_rows(set_name: str, content: Content, number: str, why_not: str) -> l
             words(title(set_name)),
             words(label(row)),
             *measured(row),
-            *beside(row, _figures(row, number, set_name), why_not),
+            *beside(
+                row, _figures(row, number, set_name), facts.UNTRAINED if row.get("untrained") else why_not
+            ),
         ]
         for row in done
     ]

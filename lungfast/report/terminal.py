@@ -56,11 +56,11 @@ def grid_table(content: Row) -> Table:
     return table
 
 
-def cv_table(content: Row) -> Table:
+def cv_table(content: Row, title: str = "cross-validation, mean ± std over folds") -> Table:
     """One line per prompt, mean ± std over folds, the best of several marked; intervals in the caption."""
     rows = content["rows"]
     names = ["", "prompt", "F1", "IoU", "precision", "recall"]
-    table = _table("cross-validation, mean ± std over folds", names)
+    table = _table(title, names)
     done = [row for row in rows if row["f1"]]
     best = max(done, key=lambda row: row["f1"]["mean"]) if len(done) > 1 else None
     for row in rows:
@@ -71,7 +71,7 @@ def cv_table(content: Row) -> Table:
             *(_cell(row[name] and row[name]["mean"]) for name in ("precision", "recall")),
             style="bold" if row is best else "",
         )
-    lines = [_per_image(row) for row in rows]
+    lines = [*(_per_image(row) for row in rows), *(line for row in rows for line in _on_request(row))]
     if any(row["needs_ground_truth"] for row in rows):
         lines.append(ORACLE_NOTE)
     table.caption = "\n".join(lines)
@@ -252,6 +252,23 @@ def _spread(summary: Row | None) -> str:
     if summary is None:
         return "-"
     return f"{summary['mean']:.4f}" + ("" if summary["std"] is None else f" ± {summary['std']:.4f}")
+
+
+def _on_request(row: Row) -> list[str]:
+    """Contours and cleaned masks, where they were asked for."""
+    lines = []
+    found = {name: one for name, one in (row.get("surface") or {}).items() if one}
+    if found:
+        told = (
+            f"{name.replace('_', ' ').upper()[:-2]}{name[-2:]} {one['mean']:.2f}"
+            for name, one in found.items()
+        )
+        lines.append(f"{row['key']}: {', '.join(told)}")
+    cleaned = row.get("cleaned")
+    if cleaned:
+        change = cleaned["difference"]["difference"]
+        lines.append(f"{row['key']}, {cleaned['name']}: F1 {_spread(cleaned['f1'])}, {change:+.4f} an image")
+    return lines
 
 
 def _per_image(row: Row) -> str:

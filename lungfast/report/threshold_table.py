@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from lungfast.report import paper
 from lungfast.report.facts import encoder_tag, finished, label, protocol_notes, title
 from lungfast.report.material import Content, Material
@@ -186,6 +188,18 @@ def _chosen_cell(curve: Curve | None, name: str) -> Cell:
     return number(curve.test.get("f1"))
 
 
+def _outside(set_name: str, some: Sequence[Curve]) -> str:
+    """Which curves are highest beyond the paper's thresholds, where more were scanned."""
+    low, high = paper.THRESHOLDS[0] - SAME, paper.THRESHOLDS[-1] + SAME
+    best = {curve.label: curve.thresholds[int(np.argmax(curve.lines["val_f1"]))] for curve in some}
+    told = [f"{name} {threshold:.2f}" for name, threshold in best.items() if not low <= threshold <= high]
+    if not told:
+        return ""
+    return (
+        f"{title(set_name)}: over the whole scan, F1 is highest outside the paper's five: {', '.join(told)}."
+    )
+
+
 def _notes(material: Material, found: Mapping[str, Sequence[Curve]]) -> list[str]:
     texts = {
         "thresholds": "one split of the study of thresholds.",
@@ -196,6 +210,7 @@ def _notes(material: Material, found: Mapping[str, Sequence[Curve]]) -> list[str
         "Columns “Paper” are its Table II. Bold: the best of the five thresholds, ours and the paper's. "
         "Thresholds are chosen on validation images, and meet the test images only then."
     )
+    notes += [text for name, some in found.items() if (text := _outside(name, some))]
     studies = dict.fromkeys(some[0].study for some in found.values())
     protocol = [note for study in studies for note in protocol_notes(material, study)]
     return [*notes, *dict.fromkeys(note for note in protocol if "Ours:" not in note)]

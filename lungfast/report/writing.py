@@ -27,7 +27,7 @@ def write_report(material: Material, out: Path) -> list[Path]:
     chosen = material.recipe.get("chosen_by_us") or ()
     texts = {
         "report.html": page(material, lines, found, tables, further),
-        "report.md": markdown(material.title, lines, every, found, chosen),
+        "report.md": markdown(material.title, [*lines, *material.left_out], every, found, chosen),
         "tables.tex": latex(every),
         "tables.csv": spreadsheet(every),
     }

@@ -100,7 +100,7 @@ def flag_scores(flagged_N: Sequence[bool] | Bool, f1_N: Sequence[float] | Float6
         n_flagged=n_flagged,
         recall=_share(hits, n_bad),
         precision=_share(hits, n_flagged),
-        note=TOO_FEW if n_bad < FEW else "",
+        note=TOO_FEW if n_bad < FEW else f"{TOO_FEW} flagged" if 0 < n_flagged < FEW else "",
     )
 
 

@@ -114,6 +114,7 @@ def _row(key: str, prompt: PromptConfig, mask: str, workspace: Workspace) -> dic
         "needs_ground_truth": prompt.is_oracle,
         "mask": mask,
         "decoder_origin": decoder_origin(workspace.cache.spec),
+        "untrained": workspace.head.is_untrained,
         "status": "done",
         "threshold": THRESHOLD,
     }

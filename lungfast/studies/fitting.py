@@ -21,6 +21,7 @@ from lungfast.errors import TrainingError, UsageError
 from lungfast.records import EpochEnd, Plan
 from lungfast.runs import RunFolder, read_tensors
 from lungfast.scored.scores import DEFAULT_THRESHOLDS
+from lungfast.studies.pace import timed
 from lungfast.studies.workspace import Workspace, row_budget, stack_width
 from lungfast.trained.trainer import Fitted, TrainConfig, Trainer
 
@@ -161,7 +162,7 @@ class Fitter:
             trainer.restore(*saved)
             self._listener.note(f"resuming after epoch {trainer.epochs_done}")
         try:
-            self._run_epochs(trainer, name)
+            self._run_epochs(trainer, plan)
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 "the GPU's memory is too small",
@@ -177,9 +178,11 @@ class Fitter:
         stack = self._workspace.stack([self._workspace.head.mask_decoder] * len(plan))
         return Trainer(plan, self._workspace.maker(plan.prompts_K), stack, config)
 
-    def _run_epochs(self, trainer: Trainer, name: str) -> None:
-        written = time.monotonic()
-        for end in trainer.epochs():
+    def _run_epochs(self, trainer: Trainer, plan: Plan) -> None:
+        name, written = plan.configs[0].key, time.monotonic()
+        longest = max(len(rows) for rows in plan.train_rows_K)
+        batch_size = self._settings.train.batch_size
+        for end in timed(trainer.epochs(), self._run, images=longest, batch_size=batch_size):
             self._listener.epoch(end)
             self._settle(trainer.compile_note)
             if time.monotonic() - written >= CHECKPOINT_SECONDS:

@@ -2,7 +2,7 @@
 
 Comes in: an image, the logits of every decoder and their mean. Goes out: the native mask and its
 :class:`Measures`. The quality cut comes from the run's quality.json, which ``lungfast quality`` writes;
-without one only the plain rules raise the flag.
+without one only the plain rules raise the flag, and the others say that quality was not judged.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from lungfast.scored.quality import GOOD_F1, disagreement, logit_of, self_dice
 from lungfast.scored.sides import Division, lung_areas
 from lungfast.studies.models import FinishedRun, Model
 
-LOOK = "look at this one"
+LOOK, UNKNOWN, SKIPPED = "look at this one", "not calibrated", "skipped"
+"""Flags: by a rule or by low quality; no rule speaks and quality has no cut; the file could not be read."""
 QUALITY = "quality.json"
 MOST_DISAGREEMENT = 1 - GOOD_F1
 """Decoders of an ensemble whose masks agree less than a good mask agrees with the truth."""
@@ -112,6 +113,6 @@ class Judge:
             area_share=(areas.left + areas.right) / mask_HW.size,
             disagreement=apart,
             quality=quality,
-            flag=LOOK if found else "",
+            flag=LOOK if found else UNKNOWN if self.cut is None else "",
             note="; ".join(found + remarks),
         )

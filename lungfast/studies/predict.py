@@ -4,7 +4,7 @@ Comes in: a finished run, files or folders, boxes where the prompt takes them fr
 
     masks/NAME.png      0 and 255 at native size          overlays/NAME.png   to look at, up to 1,024 px
     contours/NAME.json  outlines in native pixels, and the image's row; written last of the three
-    predictions.csv     one line per image                results.json        the same; written last
+    predictions.csv     one line per file                 results.json        the same; written last
 
 Images are decoded ahead of the encoder in threads and written behind it, a few at a time, whatever their
 number. A file that cannot be read is reported at the end. A killed pass goes on with ``resume``.
@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,11 @@ from lungfast.records import Float32, Float64, PromptKind, UInt8
 from lungfast.runs import ANSWER, RunFolder, open_run, provenance, read_json, results
 from lungfast.studies.ahead import PassListener, in_batches, work_ahead
 from lungfast.studies.ensemble import NO_BOXES, Ensemble, run_encoder
-from lungfast.studies.judged import Judge
+from lungfast.studies.judged import SKIPPED, Judge, Measures
 from lungfast.studies.mask_files import mask_png, overlay_png, polygons
 from lungfast.studies.models import FinishedRun, Model
 
+_ASKED = ("prompt", "threshold", "height", "width")
 FOLDERS = ("masks", "overlays", "contours")
 FAMILIES: tuple[tuple[PromptKind, PromptKind], ...] = (("box", "box-auto"), ("both", "both-auto"))
 """Prompts of the same tokens: a decoder trained on one takes the other."""
@@ -95,7 +96,8 @@ def predict(request: Request, *, device: torch.device, listener: PassListener) -
             for name in FOLDERS:
                 shutil.rmtree(folder.path / name, ignore_errors=True)
         rows, skipped = _Pass(ensemble, judge, folder, listener).over(files, boxes, request.batch_size)
-        folder.write_rows("predictions.csv", rows)
+        unread = [_unread(one, skipped[one.name]) for one in files if one.name in skipped]
+        folder.write_rows("predictions.csv", rows + unread)
         made_with = provenance(
             str(device),
             run={"path": str(run.path), "study": run.content["study"]},
@@ -103,7 +105,7 @@ def predict(request: Request, *, device: torch.device, listener: PassListener) -
             encoder=run.encoder,
         )
         content = results("predict", rows, made_with) | {
-            "skipped": skipped,
+            "skipped": list(skipped.values()),
             "notes": notes,
         }
         folder.write_results(content)
@@ -206,8 +208,8 @@ class _Pass:
 
     def over(
         self, files: Sequence[NamedImage], boxes: Boxes | None, batch_size: int
-    ) -> tuple[list[dict[str, Any]], list[str]]:
-        """Rows, and a line for every image that was skipped; both in the order of the files."""
+    ) -> tuple[list[dict[str, Any]], dict[str, str]]:
+        """Rows, and by name why an image was skipped; both in the order of the files."""
         self._listener.phase("predicting", len(files))
         rows = {one.name: row for one in files if (row := self._done(one)) is not None}
         self._listener.advance(len(rows))
@@ -219,7 +221,7 @@ class _Pass:
                 rows[one.name] = written
             self._listener.advance()
         in_order = [rows[one.name] for one in files if one.name in rows]
-        return in_order, [self._skipped[one.name] for one in files if one.name in self._skipped]
+        return in_order, {one.name: self._skipped[one.name] for one in files if one.name in self._skipped}
 
     def _predicted(self, todo: Any, batch_size: int) -> Iterator[tuple[NamedImage, Any]]:
         """(image, how to write it); unreadable ones are left out, and told at the end."""
@@ -244,14 +246,9 @@ class _Pass:
         frame, threshold = self._ensemble.frame(image_HW), self._ensemble.threshold
         mean_hw = np.asarray(logits_Khw.mean(axis=0), np.float32)
         mask_HW, measures = self._judge.look(image_HW, frame, logits_Khw, mean_hw)
-        row = {
-            "image": one.name,
-            "file": str(one.path),
-            "prompt": self._ensemble.prompt.kind,
-            "threshold": threshold,
-            "height": frame.native_size[0],
-            "width": frame.native_size[1],
-        } | asdict(measures)
+        asked = (self._ensemble.prompt.kind, threshold, *frame.native_size)
+        row = {"image": one.name, "file": str(one.path)} | dict(zip(_ASKED, asked, strict=True))
+        row |= asdict(measures)
         masks, overlays, contours = (self._path / name for name in FOLDERS)
         write_atomic(masks / f"{one.name}.png", mask_png(mask_HW))
         write_atomic(overlays / f"{one.name}.png", overlay_png(image_HW, frame, mean_hw, threshold))
@@ -265,6 +262,13 @@ class _Pass:
             return dict(read_json(self._path / "contours" / f"{one.name}.json")["prediction"])
         except (RunError, KeyError):
             return None
+
+
+def _unread(one: NamedImage, why: str) -> dict[str, Any]:
+    """The line of a file without a mask in predictions.csv."""
+    names = ("image", "file", *_ASKED, *(measure.name for measure in fields(Measures)))
+    known = {"image": one.name, "file": str(one.path), "flag": SKIPPED, "note": why}
+    return dict.fromkeys(names) | known
 
 
 def _load(one: NamedImage, boxes: Boxes | None) -> Loaded:

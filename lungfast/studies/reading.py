@@ -17,7 +17,7 @@ from lungfast.errors import RunError
 from lungfast.files import file_sha256
 from lungfast.records import GENERATED
 from lungfast.report.material import Example, Material
-from lungfast.runs import ANSWER, QUESTION, SCHEMA, read_json, results
+from lungfast.runs import ANSWER, PACE, QUESTION, SCHEMA, read_json, results
 from lungfast.studies.comparisons import Side, as_family, by_fold_and_seed, compare
 from lungfast.studies.examples import ARRAYS, NOTES
 from lungfast.studies.judged import QUALITY
@@ -65,16 +65,17 @@ def read_reproduction(folder: Path, config: Content, *, must_be_complete: bool =
         sets=sets,
         transfer=_read(transfer_run) if (transfer_run / ANSWER).exists() else None,
         timings=read_json(timings) if timings.exists() else (),
-        recipe=_recipe(folder, config["recipe"]),
+        recipe=config["recipe"],
+        left_out=left_out(folder),
         examples={name: read_examples(folder / name / "cv") for name in sets},
         generated=_generated(sets),
     )
 
 
-def _recipe(folder: Path, recipe: Content) -> dict[str, Any]:
-    """The recipe, and what of it was left out and why."""
-    notes = read_json(folder / LEFT_OUT_NOTES) if (folder / LEFT_OUT_NOTES).exists() else []
-    return {**recipe, "chosen_by_us": [*recipe["chosen_by_us"], *notes]}
+def left_out(folder: Path) -> tuple[str, ...]:
+    """What a reproduction did not run, and why."""
+    notes = folder / LEFT_OUT_NOTES
+    return tuple(read_json(notes)) if notes.exists() else ()
 
 
 def _study_of(folder: Path) -> str:
@@ -99,6 +100,8 @@ def _read(folder: Path) -> dict[str, Any]:
             expected=str(SCHEMA),
             fix="run the study again (--overwrite)",
         )
+    if (folder / PACE).exists():
+        content["pace"] = read_json(folder / PACE)
     return content
 
 

@@ -197,6 +197,10 @@ class Recipe:
     multimask: bool = True
     best: bool = False
     """The best recipe too, on the same folds, from points: it stands beside the paper's."""
+    surface: bool = False
+    """Also HD95 and ASSD of the cross-validation's masks."""
+    clean: bool = False
+    """Also their scores after keeping the two largest components and filling holes."""
 
     @property
     def is_quick(self) -> bool:

@@ -6,8 +6,6 @@ the claims, and the report. A finished study is never run again; a killed one go
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,8 +13,9 @@ from typing import Any
 
 import torch
 
+from lungfast.compute import peak_memory_mb
 from lungfast.data.splits import make_folds
-from lungfast.errors import CacheError, CheckpointError, DataError, RunError, UsageError
+from lungfast.errors import CacheError, CheckpointError, DataError, RunError, TrainingError, UsageError
 from lungfast.files import file_sha256
 from lungfast.frozen.encoders import decoder_origin
 from lungfast.records import GENERATED
@@ -28,15 +27,15 @@ from lungfast.report.writing import write_report
 from lungfast.runs import ANSWER, RunFolder, open_run, provenance, read_json, results
 from lungfast.studies.estimate import seconds_per_image
 from lungfast.studies.fitting import Listener
-from lungfast.studies.reading import LEFT_OUT_NOTES, TIMINGS, read_reproduction
+from lungfast.studies.reading import LEFT_OUT_NOTES, TIMINGS, left_out, read_reproduction
 from lungfast.studies.recipes import FOLDS, Recipe, paper_recipe
 from lungfast.studies.session import cache_facts
 from lungfast.studies.steps import TRANSFER, Order, Step, Steps
 from lungfast.studies.transfer import check_sets
 from lungfast.studies.workspace import Workspace
 
-LEFT_OUT = (CacheError, DataError, RunError, UsageError)
-"""What may keep a study from being run without stopping the others, such as a cache without previews."""
+LEFT_OUT = (CacheError, CheckpointError, DataError, RunError, TrainingError, UsageError)
+"""What may keep a study from being run without stopping the others: no previews, too little memory."""
 PAPER_SETS = {"montgomery", "shenzhen"}
 SUMMARY = (
     "key",
@@ -53,7 +52,10 @@ SUMMARY = (
 
 
 def reproduce(order: Order, workspaces: Mapping[str, Workspace], listener: Listener) -> dict[str, Any]:
-    """Run what is not finished and write the report; returns the content of results.json."""
+    """Run what is not finished and write the report; returns the content of results.json.
+
+    A study that was left out is tried again whenever a reproduction is resumed.
+    """
     if not 1 <= len(workspaces) <= 2:
         raise UsageError("reproduce takes one or two caches", found=str(len(workspaces)))
     _check(order, workspaces)
@@ -66,7 +68,7 @@ def reproduce(order: Order, workspaces: Mapping[str, Workspace], listener: Liste
     }
     parts = (*workspaces, TRANSFER)
     with open_run(order.output, question, resume=order.resume, overwrite=order.overwrite, parts=parts) as run:
-        if run.complete:
+        if run.complete and not left_out(run.path):
             return dict(run.read(ANSWER))
         _run_steps(Steps(order, workspaces, listener).all(), run, order, workspaces, listener)
         return _conclude(run, order, workspaces)
@@ -107,27 +109,28 @@ def _run_steps(
     pace = seconds_per_image(workspace, settings, folds=order.recipe.folds)
     total = sum(step.seconds(pace) for step in todo)
     listener.note(f"{len(todo)} studies to run, about {in_words(total)} on this machine")
-    left_out: list[str] = []
-    run.write(LEFT_OUT_NOTES, left_out)  # what an earlier start left out may be done now
+    missing: list[str] = []
+    run.write(LEFT_OUT_NOTES, missing)  # what an earlier start left out may be done now
     timings = read_json(run.path / TIMINGS) if (run.path / TIMINGS).exists() else []
     for number, step in enumerate(todo, start=1):
         listener.note(f"{number} of {len(todo)}, {step.title}: about {in_words(step.seconds(pace))}")
-        started = time.monotonic()
+        started, computed = time.monotonic(), time.process_time()
         try:
             step.act()
         except LEFT_OUT as error:
             if step.is_needed:
                 raise
             listener.note(f"{step.title} is left out: {error}")
-            left_out.append(f"{step.title} is left out: {error}")
-            run.write(LEFT_OUT_NOTES, left_out)
+            missing.append(f"{step.title} is left out: {error}")
+            run.write(LEFT_OUT_NOTES, missing)
             continue
         timings.append(
             {
                 "study": step.study,
                 "set": step.set,
                 "seconds": round(time.monotonic() - started, 1),
-                "peak_memory_mb": _peak_memory_mb(),
+                "cpu_seconds": round(time.process_time() - computed, 1),
+                "peak_memory_mb": peak_memory_mb(),
             }
         )
         run.write(TIMINGS, timings)
@@ -165,12 +168,6 @@ def in_words(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _peak_memory_mb() -> int:
-    """Of the process so far; Linux counts in KiB, macOS in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6)
-
-
 def paper_on(
     caches: Mapping[str, str],
     *,
@@ -200,8 +197,9 @@ def _check_name(name: str, workspace: Workspace) -> None:
     """The paper's figures stand beside a set by its name, which must not be the other set's."""
     if name == TRANSFER or not name.replace("-", "").replace("_", "").isalnum():
         raise UsageError("a set cannot have this name", found=name, expected="letters, digits, - and _")
+    paper_set = name.lower()  # under any spelling, the paper's figures stand beside it
     sources = {record.source.removeprefix(GENERATED) for record in workspace.cache.images}
-    if name in PAPER_SETS and sources & PAPER_SETS - {name}:
+    if paper_set in PAPER_SETS and sources & PAPER_SETS - {paper_set}:
         raise UsageError(
             f"the cache of {name} holds another set",
             found=", ".join(sorted(sources)),

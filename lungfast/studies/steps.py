@@ -32,6 +32,7 @@ from lungfast.studies.jitter import JitterConfig, box_jitter
 from lungfast.studies.judged import QUALITY
 from lungfast.studies.meeting import Site
 from lungfast.studies.models import FinishedRun
+from lungfast.studies.on_request import Extras
 from lungfast.studies.quality import QualityConfig, calibrate
 from lungfast.studies.recipe_cv import recipe_cv
 from lungfast.studies.recipes import BEST, Recipe
@@ -137,7 +138,8 @@ class Steps:
 
     def _quality_step(self, name: str) -> Step:
         scored = 2 * len(self._workspaces[name].cache.images) * SCORED_SHARE
-        pairs = scored + len(PERTURBATIONS) * self._recipe.perturbed * ENCODED_SHARE
+        spoilt = min(self._recipe.perturbed, len(self._workspaces[name].cache.images))
+        pairs = scored + len(PERTURBATIONS) * spoilt * ENCODED_SHARE
         done = self._run_of(name, "cv") / QUALITY
         return Step(study="quality", set=name, done=done, pairs=pairs, act=partial(self._quality, name))
 
@@ -205,6 +207,7 @@ class Steps:
             seeds=recipe.seeds,
             folds=recipe.folds,
             split_seed=recipe.split_seed,
+            extras=Extras(surface=recipe.surface, clean=recipe.clean),
         )
         body = partial(cross_validate, config)
         run_study(self._request(name, "cv", config), self._workspaces[name], body, self._listener)

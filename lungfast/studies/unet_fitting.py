@@ -23,6 +23,7 @@ from lungfast.records import Bool, Int64, Split, UInt8
 from lungfast.runs import read_tensors
 from lungfast.scored.scores import scores_of, stack_scores
 from lungfast.studies.fitting import CHOSEN, Listener, Trained
+from lungfast.studies.pace import timed
 from lungfast.studies.protocol import Study
 from lungfast.studies.scoring import MEASURES, Scored
 from lungfast.studies.workspace import PROCESS_BYTES, Workspace
@@ -123,7 +124,8 @@ class UnetFitter:
         listener.note(f"training {task.key} on {len(split.train)} previews in {precision}")
         trainer = UnetTrainer(task, self._model, device=self._device, precision=precision)
         try:
-            for end in trainer.epochs():
+            n_train, run = len(split.train), self._study.run
+            for end in timed(trainer.epochs(), run, images=n_train, batch_size=self._model.batch_size):
                 listener.epoch(end)
         except torch.OutOfMemoryError as error:
             raise TrainingError(

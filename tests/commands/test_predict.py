@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -39,7 +40,9 @@ def test_a_bad_file_stops_nothing_but_tells(trained_run: Path, images: Path, tmp
     assert "1 image was skipped" in result.stderr
     assert "b.png" in result.stderr
     assert sorted(path.name for path in (tmp_path / "out" / "masks").iterdir()) == ["a.png", "c.png"]
-    assert len((tmp_path / "out" / "predictions.csv").read_text().splitlines()) == 3
+    with (tmp_path / "out" / "predictions.csv").open() as file:
+        flags = {row["image"]: row["flag"] for row in csv.DictReader(file)}
+    assert flags == {"a": "not calibrated", "b": "skipped", "c": "not calibrated"}
     again = call(predict, trained_run, images, "-o", tmp_path / "out")
     assert isinstance(again.exception, LungfastError)
     assert "--resume or --overwrite" in str(again.exception)

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lungfast.commands import main
-from lungfast.errors import RunError
+from lungfast.errors import RunError, TrainingError
 from lungfast.report.further import further_tables
 from lungfast.studies import reproduce, steps
 from lungfast.studies.reading import read_material
@@ -122,6 +122,25 @@ def test_a_cache_without_previews_is_reproduced_without_u_net_and_pictures(
     result = done("reproduce", "--set", f"mine={tmp_path / 'bare.zarr'}", *QUICK, "-o", tmp_path / "run")
     assert "mine: unet is left out" in result.stderr
     assert read(tmp_path / "run")["tables"]["V"]["rows"]
+
+
+def test_what_was_left_out_is_tried_again(
+    caches: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reproduce, "paper_recipe", small_recipe)
+    run, one = tmp_path / "run", caches[:2]
+
+    def diverge(*args: object) -> None:
+        raise TrainingError("every U-Net diverged")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps.Steps, "_unet", diverge)
+        done("reproduce", *one, *QUICK, "-o", run)
+    assert "montgomery: unet is left out: every U-Net diverged" in (run / "report.md").read_text()
+    assert not read(run)["tables"]["VI"]["rows"]
+    done("reproduce", *one, *QUICK, "-o", run, "--resume")
+    assert read(run)["tables"]["VI"]["rows"]
+    assert "left out" not in (run / "report.md").read_text().split("## The paper")[0]
 
 
 def test_report_writes_it_again_and_refuses_the_unfinished(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,15 @@ def test_head_round_trip_loads_strictly(vit_b: Any) -> None:
     for name, value in vit_b.mask_decoder.state_dict().items():
         assert torch.equal(head.mask_decoder[name], value)
     assert head_bytes(vit_b.state_dict()) == head_bytes(dict(reversed(vit_b.state_dict().items())))
+
+
+def test_a_head_that_no_step_has_moved_is_known(vit_b: Any) -> None:
+    fresh = read_head(head_bytes(vit_b.state_dict()))
+    assert fresh.is_untrained
+    moved = dict(fresh.mask_decoder)
+    moved["transformer.layers.1.norm2.bias"] = moved["transformer.layers.1.norm2.bias"] + 1e-4
+    assert not replace(fresh, mask_decoder=moved).is_untrained
+    assert not read_head(head_bytes(read_nano())).is_untrained
 
 
 def test_head_is_strict() -> None:

@@ -127,6 +127,21 @@ def test_near_a_unet_is_the_lower_end_above_the_papers_gap() -> None:
         assert judged(made, "unet").verdict == verdict
 
 
+def test_what_is_not_shown_is_told_from_what_is_contradicted() -> None:
+    made = material(["mine"], encoder="vit_b")
+    content = made.sets["mine"]["baseline"]
+    for difference, ci95, says in (
+        (0.001, [-0.001, 0.003], "neither shown nor"),
+        (-0.01, None, "contradicted by 1"),
+    ):
+        one = comparison("fine-tuning", "points", "zero-shot", difference, 40)
+        content["comparisons"] = [{**one, "p_holm": 0.3, "ci95": ci95 or [-0.02, -0.001]}]
+        claim = judged(made, "fine-tuning")
+        assert claim.verdict == FAILS
+        assert says in claim.figures[-1]
+        assert "Holm's p = 0.300" in claim.figures[-2]
+
+
 def test_a_claim_that_fails_in_one_set_does_not_hold() -> None:
     made = material(["one", "two"])
     made.sets["two"]["cv"]["rows"][0]["f1_image"] = {"mean": 0.61, "n": 40, "ci95": [0.59, 0.63]}
@@ -141,6 +156,7 @@ def test_a_comparison_turned_round() -> None:
     assert found["ci95"] == [-one["ci95"][1], -one["ci95"][0]]
     assert found["t"]["t"] == -one["t"]["t"]
     assert turned(found) == {**one, "name": "box − points"}  # noqa: RUF001
+    assert turned({**one, "t": {**one["t"], "t": None}})["t"]["t"] is None
 
 
 def test_five_lines() -> None:

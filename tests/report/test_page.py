@@ -110,6 +110,20 @@ def test_it_says_when_it_shows_patients(tmp_path: Path) -> None:
     generated = written(material(generated=True), tmp_path / "b")
     assert "shows X-rays of patients" not in generated
     assert "Generated X-rays, not of patients" in generated
+    assert "generated X-rays, drawn by a program" in generated
+    assert "drawn by a program" not in patients
+
+
+def test_what_was_left_out_and_how_fast_it_went_is_said(tmp_path: Path) -> None:
+    made = material(["mine"])
+    pace = {"decoders": 9, "ms_a_step": 130.4, "ms_a_decoder_and_image": 1.81, "peak_memory_mb": 1950}
+    sets = {"mine": {**made.sets["mine"], "cv": {**made.sets["mine"]["cv"], "pace": [pace]}}}
+    page = written(replace(made, sets=sets, left_out=["mine: unet is left out: no previews"]), tmp_path)
+    assert "Left out of this report" in page
+    assert "mine: unet is left out: no previews" in page
+    assert "Studies left out: 1" in page
+    assert "9 at once, 130 ms a step" in page
+    assert "mine: unet is left out: no previews" in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.parametrize("study", ["baseline", "grid", "cv", "thresholds", "unet", "jitter", "quality"])

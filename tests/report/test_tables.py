@@ -74,6 +74,26 @@ def test_the_best_is_bold_and_where_it_is_an_oracle_the_best_without_too() -> No
     assert any(note.startswith("†") for note in table.notes)
 
 
+def test_what_prints_the_same_is_bold_alike() -> None:
+    made = material(["montgomery"])
+    for row, mean in zip(made.sets["montgomery"]["cv"]["rows"], (0.9561, 0.96, 0.9604), strict=False):
+        row["f1"]["mean"] = mean
+    for row in made.sets["montgomery"]["cv"]["rows"][3:]:
+        row["f1"]["mean"] = 0.9559
+    table = paper_tables(made)["V"]
+    bold = [row[2].text[:5] for row in table.rows if row[2].bold]
+    assert bold == ["0.956", "0.960", "0.960", "0.956", "0.956"]
+
+
+def test_a_decoder_that_was_never_trained_is_not_held_against_the_paper() -> None:
+    made = material(["montgomery"], encoder="vit_b", generated=False)
+    for row in made.sets["montgomery"]["baseline"]["rows"]:
+        row["untrained"] = True
+    table = paper_tables(made)["I"]
+    row = find(table, "Montgomery", "points (untrained, chance level)")
+    assert row[table.columns[-1]].text == "untrained, chance level"
+
+
 def test_before_fine_tuning_stands_beside_the_paper() -> None:
     for encoder in ("nano", "vit_b"):
         table = paper_tables(material(encoder=encoder, generated=False))["I"]
@@ -99,6 +119,8 @@ def test_sams_architecture_with_other_weights_is_not_sam() -> None:
 def test_no_difference_is_taken_on_generated_x_rays() -> None:
     table = paper_tables(material(generated=True))["V"]
     assert find(table, "Montgomery", "points")[table.columns[-1]].text == "generated X-rays"
+    assert table.caption.endswith("generated X-rays")
+    assert "generated" not in paper_tables(material(generated=False))["V"].caption
 
 
 def test_table_ii_marks_the_best_threshold_of_each() -> None:
@@ -108,6 +130,7 @@ def test_table_ii_marks_the_best_threshold_of_each() -> None:
     assert [name for name, row in rows.items() if row["points"].bold] == ["0.50"]
     assert rows["chosen"]["points"].text == "0.46"
     assert rows["test F1 at the chosen"]["points"].value == pytest.approx(F1["points"] - 0.004)
+    assert any("highest outside the paper's five: points 0.46" in note for note in table.notes)
 
 
 def test_table_ii_from_cv_alone() -> None:

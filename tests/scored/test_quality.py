@@ -86,6 +86,7 @@ def test_recall_and_precision_of_the_flag() -> None:
     assert 0 < low < 0.75 < high < 1
     assert scores.note == TOO_FEW
     assert flag_scores([False] * 20, np.zeros(20)).note == ""
+    assert flag_scores([True] * 3 + [False] * 17, np.zeros(20)).note == f"{TOO_FEW} flagged"
     nothing = flag_scores([False], [1.0])
     assert nothing.recall is None
     assert nothing.precision is None
