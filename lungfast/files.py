@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -41,12 +42,17 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def _may_want_space(error: OSError | RuntimeError) -> bool:
+    """Whether more space may help; what is no OSError does not say."""
+    return getattr(error, "errno", None) in {None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
 def disk_error(path: Path | str, error: OSError | RuntimeError) -> LungfastError:
     """The one-line error for a write that the operating system refused (a full disk, no permission)."""
     return LungfastError(
         f"cannot write {path}",
         found=getattr(error, "strerror", None) or str(error),
-        fix="free some space or choose another -o",
+        fix="choose another -o, or free some space" if _may_want_space(error) else "choose another -o",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -53,6 +54,15 @@ class Lungfast(click.Group):
         module = importlib.import_module(f"lungfast.commands.{cmd_name}")
         return module.command  # type: ignore[no-any-return]
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """A word that is no command is answered with the nearest one."""
+        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        if args[0] not in COMMANDS and near:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
@@ -67,6 +77,9 @@ class Lungfast(click.Group):
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             sys.exit(error.exit_code)
+        except click.MissingParameter as error:
+            where = f" -> see {error.ctx.command_path} --help" if error.ctx else ""
+            _stop(" ".join(error.format_message().split()).rstrip(".") + where, error.exit_code)
         except click.ClickException as error:
             _stop(" ".join(error.format_message().split()), error.exit_code)
         except (click.Abort, KeyboardInterrupt):

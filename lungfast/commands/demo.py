@@ -41,6 +41,7 @@ def command(output: Path, seed: int, *, quick: bool) -> None:
     from lungfast.commands.reproduce import run_reproduction, show
     from lungfast.commands.screen import Screen
     from lungfast.data.datasets import list_montgomery, list_shenzhen
+    from lungfast.report.further import duration
 
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"{output} is not empty", fix="choose a new folder for -o")
@@ -57,8 +58,8 @@ def command(output: Path, seed: int, *, quick: bool) -> None:
     with Screen() as screen:
         run_reproduction(caches, _reproduce_options(output / "paper", epochs), screen)
     show(output / "paper")
-    seconds = time.monotonic() - started
-    click.echo(f"Done in {seconds:.0f} s. Open {output}/paper/report.html; everything is in {output}/.{NEXT}")
+    spent = duration(time.monotonic() - started)
+    click.echo(f"Done in {spent}. Open {output}/paper/report.html; everything is in {output}/.{NEXT}")
 
 
 def _draw(folder: Path, n_images: int, seed: int) -> None:
@@ -96,6 +97,8 @@ def _reproduce_options(output: Path, epochs: int) -> dict[str, Any]:
         "quick": True,
         "seeds": 1,
         "best": False,
+        "surface": False,
+        "clean": False,
         "checkpoint": None,
         "device": "auto",
         "precision": "auto",

@@ -154,7 +154,8 @@ def run_embed(listing_of: Callable[[], Listing], options: dict[str, Any]) -> Non
     with Screen() as screen:
         announce(encoder, listing, screen)
         report = embed(listing, encoder, config, screen)
-        conclude(report, config.url, config.views, screen)
+        tell_left_out(report, config.url, screen)
+    click.echo(embedded(report, config.url, config.views))
     if report.skipped:
         sys.exit(1)
 
@@ -192,7 +193,8 @@ def announce(encoder: Encoder, listing: Listing, screen: Screen) -> None:
         screen.note(nano_notice())
 
 
-def conclude(report: EmbedReport, url: str, views: int, screen: Screen) -> None:
+def tell_left_out(report: EmbedReport, url: str, screen: Screen) -> None:
+    """Which images of the dataset are not in the cache."""
     if report.duplicates:
         screen.note(f"{report.duplicates} images with repeated pixels were dropped")
     if report.skipped:
@@ -204,6 +206,9 @@ def conclude(report: EmbedReport, url: str, views: int, screen: Screen) -> None:
             f"{report.left_out} images of the dataset are not in {url}: they were unreadable or dropped when "
             "it was made; --overwrite embeds again"
         )
+
+
+def embedded(report: EmbedReport, url: str, views: int) -> str:
     kept = f", {report.already} were there already" if report.already else ""
     each = f", {views} views each" if views > 1 else ""
-    click.echo(f"{url}: {report.embedded} images embedded{kept}{each}")
+    return f"{url}: {report.embedded} images embedded{kept}{each}"

@@ -16,7 +16,7 @@ from lungfast.commands.lists import Numbers
 @click.option("--cache", metavar="CACHE", help="Where RUN's cache is, if it has moved.")
 @click.option(
     "--pixels",
-    type=Numbers(least=0),
+    type=Numbers(least=0, whole=True),
     default="0,5,10,20,40,80,160",
     show_default=True,
     metavar="LIST",

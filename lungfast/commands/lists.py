@@ -1,4 +1,4 @@
-"""Options that take lists: text in, tuples without repetitions out, one line where it cannot be read."""
+"""Options that take several values: text in, tuples out, one line where it cannot be read."""
 
 from __future__ import annotations
 
@@ -54,3 +54,13 @@ class Names(click.ParamType):  # type: ignore[type-arg]
             if name not in self.choices:
                 self.fail(f"found {name!r}, expected one or more of {', '.join(self.choices)}", param, ctx)
         return names
+
+
+def not_an_option(
+    context: click.Context, option: click.Parameter, values: tuple[Any, ...] | None
+) -> tuple[Any, ...] | None:
+    """A callback for options that take two values: one that was left out swallows the next option."""
+    for value in values or ():
+        if str(value).startswith("-"):
+            raise click.BadParameter(f"found {str(value)!r}, expected {option.metavar}", context, option)
+    return values

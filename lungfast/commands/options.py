@@ -136,7 +136,9 @@ run_options = compose(
     resume,
     overwrite,
     click.option(
-        "--save-logits", is_flag=True, help="Keep the scored logits in logits.h5, for rescanning thresholds."
+        "--save-logits",
+        is_flag=True,
+        help="Keep the scored logits (logits-*.h5), for rescanning thresholds.",
     ),
 )
 
@@ -196,6 +198,7 @@ training_options = compose(
         "--patience",
         type=click.IntRange(0),
         default=0,
+        show_default=True,
         help="Stop a decoder after this many validations without improvement (0: never).",
     ),
     click.option(

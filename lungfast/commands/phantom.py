@@ -37,6 +37,8 @@ def command(
 
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"{output} is not empty", fix="choose a new folder for -o")
+    if not n_montgomery + n_shenzhen:
+        raise UsageError("there is nothing to draw", found="0 X-rays", fix="give --montgomery or --shenzhen")
     with Screen() as screen:
         screen.phase("drawing", n_montgomery + n_shenzhen + without_mask)
         write_montgomery(output, n_montgomery, seed=seed, long_side=size, progress=screen.advance)

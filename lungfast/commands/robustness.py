@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lungfast.commands import options as opt
+from lungfast.commands.lists import not_an_option
 
 if TYPE_CHECKING:
     from lungfast.studies.fitting import Listener
@@ -28,6 +29,7 @@ path = click.Path(path_type=Path)
     nargs=2,
     required=True,
     metavar="SET DIR",
+    callback=not_an_option,
     help="Where the images lie: montgomery, shenzhen, kaggle or pairs, and the folder given to embed.",
 )
 @click.option("--masks", type=path, help="The folder of masks, as it was given to embed.")

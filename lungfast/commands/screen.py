@@ -92,15 +92,15 @@ class Screen:
     def epoch(self, end: EpochEnd) -> None:
         """The bar counts (decoder, image) pairs, so that its rate means the same in every study."""
         if self._end is None or self._end.keys != end.keys:
-            self._begin("training", end.images * end.epochs)
-            self._progress.advance(self._task, end.images * (end.epoch - 1))
+            self._begin("training", end.images * end.epochs, done=end.images * (end.epoch - 1))
         self._end = end
         self._progress.advance(self._task, end.images)
         self._refresh()
 
-    def _begin(self, name: str, total: int) -> None:
+    def _begin(self, name: str, total: int, *, done: int = 0) -> None:
+        """``done`` before this start does not count for the rate."""
         self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(name, total=total)
+        self._task = self._progress.add_task(name, total=total, completed=done)
         self._refresh()
 
     def _refresh(self) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lungfast.commands import options as opt
+from lungfast.commands.lists import not_an_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -37,6 +38,7 @@ _OF_RUNS = ("a", "b", "runs", "prompts", "output", "resume", "overwrite", "devic
     nargs=2,
     type=click.Path(path_type=Path),
     metavar="RUN_A RUN_B",
+    callback=not_an_option,
     help="Finished cv runs of A and of B, instead of training them now.",
 )
 @opt.candidates(lr="1e-3", wd="0")

@@ -147,7 +147,7 @@ def _prompt(run: FinishedRun, trained: PromptConfig, request: Request) -> Prompt
     if kind not in family:
         raise UsageError(
             f"{run.path} was not trained for --prompt {kind}",
-            found=trained.kind,
+            found=f"decoders trained for {trained.kind}",
             expected=" or ".join(family),
         )
     prompt = replace(trained, kind=kind)

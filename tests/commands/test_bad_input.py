@@ -255,3 +255,21 @@ def test_seeds_that_are_no_list(nano_cache: str, tmp_path: Path) -> None:
     assert "--seed lists the seeds" in refuse(2, "cv", *to, "--seed", "0,1", "--seeds", "3")
     assert "trains one decoder a prompt; found --seed 0,1" in refuse(2, "thresholds", *to, "--seed", "0,1")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["embd"], "Did you mean 'embed'?"),
+        (["cv"], "cv --help"),
+        (["robustness", "r", "--from", "montgomery", "-o", "x"], "found '-o', expected SET DIR"),
+        (["transfer", "a", "b", "--runs", "r", "-o", "x"], "found '-o', expected RUN_A RUN_B"),
+        (["phantom", "-o", "none", "--montgomery", "0", "--shenzhen", "0"], "nothing to draw"),
+        (["jitter", "r", "--pixels", "1.5", "-o", "x"], "expected integers"),
+    ],
+)
+def test_a_slip_of_the_keyboard_is_told_with_the_way_out(args: list[str], says: str) -> None:
+    result = CliRunner().invoke(main, args)
+    assert result.exit_code == 2
+    assert says in result.stderr
+    assert result.stderr.count("\n") == 1
