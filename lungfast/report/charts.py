@@ -107,14 +107,14 @@ def _epoch_ticks(epochs: int) -> list[float]:
 def threshold_curve(name: str, curve: Curve, theirs: Sequence[float]) -> str:
     """F1 over thresholds: validation, test, the paper's Table II as rings, the chosen ones as wedges."""
     x = Scale(low=min(0.05, *curve.thresholds), high=max(0.95, *curve.thresholds), start=LEFT, end=END)
-    y = Scale(low=0, high=1, start=FLOOR, end=TOP)
+    y = Scale(low=0, high=1, start=FLOOR, end=TOP + 12)
     marks = [y_axis(y, [0, 0.25, 0.5, 0.75, 1], END)]
     marks += [x_axis(x, [0.1, 0.3, 0.5, 0.7, 0.9], FLOOR, "threshold", 1), text(0, TOP - 2, "F1", "name")]
     for key, cls in (("test_f1", "train"), ("val_f1", "val")):
         points = [(x(a), y(b)) for a, b in zip(curve.thresholds, curve.lines.get(key, ()), strict=False)]
         marks.append(polyline(points, cls))
     marks += [circle(x(a), y(b), 3.2, "ring") for a, b in zip(paper.THRESHOLDS, theirs, strict=False)]
-    marks.append(line(x(0.5), TOP, x(0.5), FLOOR, "slider"))
+    marks.append(line(x(0.5), TOP + 12, x(0.5), FLOOR, "slider"))
     marks += [_pointer(x(value), FLOOR) for value in sorted(set(curve.chosen))]
     best = max(curve.lines["val_f1"])
     told = f"Validation F1 over thresholds, at most {plain(best)}; chosen {_values(curve.chosen)}"

@@ -122,7 +122,7 @@ def named(keys: str) -> str:
     """Keys of rows as a reader sees them: a loss stands in brackets, as commas stand between rows."""
     for loss, name in LOSSES.items():
         keys = keys.replace(f", {loss}", f" ({name})")
-    return keys
+    return keys.replace("unet", "U-Net")
 
 
 def row_of(content: Content | None, prompt: str) -> Row | None:

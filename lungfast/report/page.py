@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lungfast.report import charts, heat, paper
 from lungfast.report.claims import Claim
 from lungfast.report.embedded import example_images, safe_json, shown_size
-from lungfast.report.facts import contents, finished, label, title
+from lungfast.report.facts import contents, finished, label, named, title
 from lungfast.report.further import histories
 from lungfast.report.material import Example, Material
 from lungfast.report.provenance import provenance_of
@@ -212,7 +212,7 @@ def _example(set_name: str, example: Example) -> dict[str, Any]:
         "f1": example.f1,
         "threshold": example.threshold,
         "fold": example.fold,
-        "prompt": example.prompt,
+        "prompt": named(example.prompt),
         "generated": example.generated,
         "width": width,
         "height": height,

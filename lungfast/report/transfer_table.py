@@ -45,17 +45,17 @@ def transfer_table(material: Material, number: str) -> Table:
         return absent(f"Table {number}. Trained on one set, tested on another", "`lungfast transfer`")
     rows = [row for row in content["rows"] if row["test"] == tested and row.get("f1")]
     order = list(dict.fromkeys(row["of"] for row in rows))
-    rows.sort(key=lambda row: (row["scope"] != SAME_FOLD, order.index(row["of"]), row["train"] == tested))
+    rows.sort(key=lambda row: (order.index(row["of"]), row["scope"] != SAME_FOLD, row["train"] == tested))
     others = [title(row["train"]) for row in rows if row["train"] != tested]
     caption = f"Table {number}. Trained on {listed(list(dict.fromkeys(others)))}, tested on {title(tested)}"
     cells = [_cells(material, row, number) for row in rows]
-    same = [row for row in rows if row["scope"] == SAME_FOLD]
+    same = [i for i, row in enumerate(rows) if row["scope"] == SAME_FOLD]
     for metric, column in (("f1", 3), ("iou", 4)):
-        for best in best_positions(same, metric):
-            embolden(cells, best, column)
+        for best in best_positions([rows[i] for i in same], metric):
+            embolden(cells, same[best], column)
     return Table(
         caption=caption + facts.encoder_tag(material),
-        columns=("Trained → tested", "Images", "Prompt", *MEASURED, *beside_columns(number)),
+        columns=("Prompt", "Images", "Trained → tested", *MEASURED, *beside_columns(number)),
         rows=tuple(map(tuple, cells)),
         notes=(*_notes(material, content, tested), *oracle_note(cells)),
         heads=3,
@@ -71,9 +71,9 @@ def _cells(material: Material, row: Row, number: str) -> list[Cell]:
     )
     generated = no_difference(material, row["test"]) if row["test"] in material.sets else ""
     return [
-        words(arrow(row)),
-        words(row["scope"]),
         words(facts.travelling(row)),
+        words(row["scope"]),
+        words(arrow(row)),
         *measured(row),
         *beside(row, (f1, iou), generated),
     ]
