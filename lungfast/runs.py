@@ -38,26 +38,9 @@ SCHEMA = 2
 QUESTION, ANSWER, NOTES, LOCK = "run.json", "results.json", "checkpoint.json", ".lock"
 PACE = "pace.json"
 OURS: tuple[str, ...] = (
-    ANSWER,
-    "*.csv",
-    "logits*.h5",
-    "splits.json",
-    "prompts.json",
-    "chosen.json",
-    PACE,
-    "decoders",
-)
-OURS += (
-    "checkpoints",
-    "quality.json",
-    "timings.json",
-    "left_out.json",
-    "examples.*",
-    "report.*",
-    "tables.*",
-    "nano.safetensors",
-    "curves.svg",
-    QUESTION,
+    *(ANSWER, "*.csv", "logits*.h5", "splits.json", "prompts.json", "chosen.json", PACE, "decoders"),
+    *("checkpoints", "quality.json", "timings.json", "left_out.json", "examples.*", "report.*", "tables.*"),
+    *("nano.safetensors", "curves.svg", QUESTION),
 )
 PACKAGES = ("torch", "segment-anything", "monai", "zarr", "numpy", "numba", "safetensors", "scikit-learn")
 
@@ -268,16 +251,28 @@ def _remove(path: Path, patterns: Sequence[str]) -> None:
 
 
 def _same_question(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
-    for field in sorted(set(old) | set(new)):
-        if old.get(field) != new.get(field):
-            before, now = old.get(field), new.get(field)
-            if isinstance(before, dict) and isinstance(now, dict):
-                _same_question(before, now, path)
-            raise RunError(
-                f"cannot resume {path}: {field} differs",
-                found=f"{before!r} then, {now!r} now",
-                fix="resume with the same settings, or choose another -o",
-            )
+    """RunError that names what was asked first, the settings before the rest, and counts the others."""
+    found = sorted(_differences(old, new), key=lambda one: not one[0].startswith("settings"))
+    if found:
+        name, before, now = found[0]
+        others = f", and {len(found) - 1} more differences" if len(found) > 1 else ""
+        raise RunError(
+            f"cannot resume {path}: {name.rpartition('.')[2]} differs",
+            found=f"{before!r} then, {now!r} now{others}",
+            fix="resume with the same settings, or choose another -o",
+        )
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted name, before, now) of every value that differs; of lists, where they are as long."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for field in sorted(set(old) | set(new)):
+            yield from _differences(old.get(field), new.get(field), f"{name}.{field}")
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for i, (before, now) in enumerate(zip(old, new, strict=True)):
+            yield from _differences(before, now, name if not isinstance(before, dict) else f"{name}.{i}")
+    elif old != new:
+        yield name.lstrip("."), old, new
 
 
 def versions() -> dict[str, str]:
