@@ -19,7 +19,7 @@ from lungfast.report.embedded import example_images, safe_json, shown_size
 from lungfast.report.facts import contents, finished, label, named, title
 from lungfast.report.further import histories
 from lungfast.report.material import Example, Material
-from lungfast.report.provenance import provenance_of
+from lungfast.report.provenance import provenance_of, provenance_of_transfer
 from lungfast.report.summary import PATIENTS
 from lungfast.report.table import Table, listed
 from lungfast.report.threshold_table import Curve, curves
@@ -68,7 +68,7 @@ def page(
         transfer=heat.transfer_matrix(material),
         strips=_strips(material),
         jitter=_jitter(material),
-        provenance=[(title(name), provenance_of(material, name)) for name in material.sets],
+        provenance=_provenance(material),
         left_out=list(material.left_out),
         chosen_by_us=list(material.recipe.get("chosen_by_us") or ()),
         data=safe_json(data),
@@ -85,6 +85,12 @@ def _template() -> Template:
     environment.filters["tied"] = tied
     environment.tests["numeric"] = lambda column, table: table.is_numeric(column)
     return environment.from_string(_file("report.html.j2"))
+
+
+def _provenance(material: Material) -> list[tuple[str, list[tuple[str, str]]]]:
+    """By set, and of the transfer; without those of which nothing is known."""
+    found = [(title(name), provenance_of(material, name)) for name in material.sets]
+    return [one for one in [*found, ("Transfer", provenance_of_transfer(material))] if one[1]]
 
 
 def _generated(material: Material) -> str:

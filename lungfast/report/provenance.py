@@ -23,6 +23,13 @@ def provenance_of(material: Material, set_name: str) -> list[tuple[str, str]]:
     return [(name, value) for name, value in pairs if value]
 
 
+def provenance_of_transfer(material: Material) -> list[tuple[str, str]]:
+    """Protocol and machine of a transfer, whose two caches are those of its sets."""
+    made = (material.transfer or {}).get("provenance", {})
+    told = [("Encoder", one.sentence) for one in facts.encoders(material)[:1]] if made else []
+    return [(name, value) for name, value in [*told, *_protocol(made), *_machine(made)] if value]
+
+
 def _pace(content: Mapping[str, Any]) -> str:
     """Of a study's largest stack; empty where it trained nothing or is of an earlier version."""
     found = max(content.get("pace") or (), key=lambda one: int(one["decoders"]), default=None)

@@ -44,14 +44,17 @@ def measured(row: Row) -> list[Cell]:
 
 def beside_columns(number: str) -> tuple[str, ...]:
     """Headings of :func:`beside`, with the number of the paper's table."""
-    return f"Paper ({number}): F1", f"Paper ({number}): IoU", f"F1 {MINUS} paper"
+    return f"Paper ({number}): F1", f"Paper ({number}): IoU", f"F1 {MINUS} paper", f"IoU {MINUS} paper"
 
 
 def beside(row: Row, figures: Sequence[paper.Figure | None], why_not: str = "") -> list[Cell]:
-    """The paper's F1 and IoU, and ours less its F1 unless there is a reason ``why_not``; as headed there."""
+    """The paper's F1 and IoU, and ours less its own unless there is a reason ``why_not``; as headed there."""
     f1, iou = figures
-    last = difference(row["f1"]["mean"] - f1.mean if f1 else None)
-    return [paper_cell(f1), paper_cell(iou), words(why_not) if why_not and f1 is not None else last]
+    cells = [paper_cell(f1), paper_cell(iou)]
+    if why_not:
+        return [*cells, words(why_not if f1 else None), words(None)]
+    pairs = ((row["f1"], f1), (row["iou"], iou))
+    return [*cells, *(difference(ours["mean"] - one.mean if one else None) for ours, one in pairs)]
 
 
 def paper_cell(figure: paper.Figure | None) -> Cell:
