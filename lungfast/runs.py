@@ -251,11 +251,11 @@ def _remove(path: Path, patterns: Sequence[str]) -> None:
 
 
 def _same_question(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
-    """RunError that names what was asked first, the settings before the rest, and counts the others."""
-    found = sorted(_differences(old, new), key=lambda one: not one[0].startswith("settings"))
+    """RunError that names the first difference, the recipe's before all that follow from it, and the others."""
+    found = sorted(_differences(old, new), key=lambda one: not one[0].endswith(".recipe"))
     if found:
-        name, before, now = found[0]
-        others = f", and {len(found) - 1} more differences" if len(found) > 1 else ""
+        (name, before, now), *more = found
+        others = f"; also {', '.join(one[0].rpartition('.')[2] for one in more[:4])}" if more else ""
         raise RunError(
             f"cannot resume {path}: {name.rpartition('.')[2]} differs",
             found=f"{before!r} then, {now!r} now{others}",
