@@ -251,7 +251,7 @@ def _remove(path: Path, patterns: Sequence[str]) -> None:
 
 
 def _same_question(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
-    """RunError that names the first difference, the recipe's before all that follow from it, and the others."""
+    """RunError that names the first difference (the recipe's before what follows from it) and the others."""
     found = sorted(_differences(old, new), key=lambda one: not one[0].endswith(".recipe"))
     if found:
         (name, before, now), *more = found
