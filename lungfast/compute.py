@@ -106,19 +106,28 @@ def free_memory() -> int:
     text = Path("/proc/meminfo").read_text() if Path("/proc/meminfo").exists() else ""
     match = re.search(r"MemAvailable:\s*(\d+) kB", text)
     free = int(match.group(1)) * 1024 if match else 4 << 30
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and limit.read_text().strip().isdigit():
-        free = min(free, max(0, int(limit.read_text()) - int(used.read_text())))
+    limit, used = _group_limit(), Path("/sys/fs/cgroup/memory.current")
+    if limit is not None and used.exists():
+        free = min(free, max(0, limit - int(used.read_text())))
     return free
 
 
 def total_memory() -> int:
     """Bytes of the machine, or that the process's control group allows."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 4 << 30
+    total, limit = _machine_memory() or 4 << 30, _group_limit()
+    return total if limit is None else min(total, limit)
+
+
+def _machine_memory() -> int:
+    """Bytes that are built in, 0 where the system does not say."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+
+
+def _group_limit() -> int | None:
+    """Bytes that the process's control group allows, None where it sets no bound."""
     limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.exists() and (text := limit.read_text().strip()).isdigit():
-        total = min(total, int(text))
-    return total
+    text = limit.read_text().strip() if limit.exists() else ""
+    return int(text) if text.isdigit() else None
 
 
 def peak_memory_mb() -> int:
@@ -146,11 +155,10 @@ def hardware(device: str = "cpu") -> Hardware:
     """This machine, with the GPU's name where ``device`` is one."""
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     match = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     return Hardware(
         cpu=match.group(1).strip() if match else platform.processor() or platform.machine(),
         cores=cpu_count(),
-        memory_gib=round(total / 2**30, 1),
+        memory_gib=round(_machine_memory() / 2**30, 1),
         bf16=cpu_has_bf16(),
         device=device if device == "cpu" else f"{device} ({_gpu_name(device)})",
         system=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",

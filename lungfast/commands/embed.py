@@ -162,10 +162,10 @@ def run_embed(listing_of: Callable[[], Listing], options: dict[str, Any]) -> Non
 
 def views_from(options: dict[str, Any]) -> int:
     """``--views``, else those that ``--recipe`` trains on."""
+    from lungfast.commands.study import was_given
     from lungfast.studies.recipes import training_recipe
 
-    source = click.get_current_context().get_parameter_source("views")
-    if options["recipe"] is None or source is click.core.ParameterSource.COMMANDLINE:
+    if options["recipe"] is None or was_given("views"):
         return int(options["views"])
     return training_recipe(options["recipe"]).views
 

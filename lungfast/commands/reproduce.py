@@ -60,7 +60,7 @@ class Budget(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on where it stopped; what is finished is kept, what was left out tried.",
+    help="Go on where it stopped; what is finished is kept, what was left out is tried.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the reproduction at -o.")
 @click.option(

@@ -63,9 +63,8 @@ def with_recipe(cache: str, options: dict[str, Any], *, chosen: Sequence[str] = 
         return options
     recipe = training_recipe(options["recipe"])
     values = recipe.options_for(EmbeddingCache.open(cache), options["folds"])
-    source, by_hand = click.get_current_context().get_parameter_source, ParameterSource.COMMANDLINE
     known = [name for name in values if name in options]
-    given = [name for name in known if source(name) is by_hand]
+    given = [name for name in known if was_given(name)]
     taken = {name: values[name] for name in known if name not in {*given, *chosen}}
     changed = [f"{name} {options[name]}" for name in given if options[name] != values[name]]
     text = recipe.name + (f", but {', '.join(changed)}" if changed else "")
@@ -178,12 +177,15 @@ def run_scoring(
         return session.run_scoring(request, workspace, body)
 
 
+def was_given(name: str) -> bool:
+    """Whether the user gave this option of the command, and not its default."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
 def tell_unused(used: Container[str], why: str) -> None:
     """A line on standard error for every option of this command that was given and is none of ``used``."""
-    context = click.get_current_context()
-    for option in context.command.params:
-        given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
-        if given and option.name not in used:
+    for option in click.get_current_context().command.params:
+        if option.name not in used and was_given(option.name or ""):
             click.echo(f"{option.opts[0]} has no use {why}", err=True)
 
 

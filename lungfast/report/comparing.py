@@ -87,7 +87,12 @@ def sentence(one: Comparison) -> str:
     return f"{facts.named(one['name'])}: {apart}, n = {one['n']}, {test}"
 
 
-def reading(compared: Sequence[Comparison]) -> tuple[str, ...]:
+def told(compared: Sequence[Comparison]) -> tuple[str, ...]:
+    """A sentence each, and what they come to where not all are shown."""
+    return (*map(sentence, compared), *_reading(compared))
+
+
+def _reading(compared: Sequence[Comparison]) -> tuple[str, ...]:
     """What differences that are not all shown say: the opposite, or nothing either way."""
     if all(map(is_shown, compared)):
         return ()

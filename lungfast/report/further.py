@@ -178,21 +178,19 @@ def times_table(material: Material) -> Table:
         [
             words(title(one["set"]) if one.get("set") else "both"),
             words(one["study"]),
-            Cell(text=duration(one["seconds"]), value=one["seconds"]),
-            _processor(one.get("cpu_seconds")),
+            *(_time(one.get(key)) for key in ("seconds", "cpu_seconds")),
             count(None if one.get("peak_memory_mb") is None else round(one["peak_memory_mb"])),
         ]
         for one in material.timings
     ]
     total = sum(one["seconds"] for one in material.timings)
     if rows:
-        total_cell = Cell(text=duration(total), value=total)
-        rows.append([words("all"), words("together"), total_cell, count(None), count(None)])
+        rows.append([words("all"), words("together"), _time(total), count(None), count(None)])
     columns = ("Set", "Study", "Time", "Processor time", "Peak memory, MB")
     return noted_table("Time and memory", columns, rows, TIMED)
 
 
-def _processor(seconds: float | None) -> Cell:
+def _time(seconds: float | None) -> Cell:
     return Cell(text=NOTHING) if seconds is None else Cell(text=duration(seconds), value=seconds)
 
 

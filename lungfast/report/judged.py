@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lungfast.report import comparing, facts, paper
-from lungfast.report.comparing import Comparison, between, is_shown, reading, sentence
+from lungfast.report.comparing import Comparison, between, is_shown, sentence, told
 from lungfast.report.facts import Row, finished, label, row_of
 from lungfast.report.judging import Judgement, untested
 from lungfast.report.material import Material
@@ -31,9 +31,7 @@ def fine_tuning(material: Material, set_name: str) -> Judgement:
         texts.append(f"before: {found.name}, which was trained to segment lungs in generated X-rays")
     paired = [one for one in comparing.of_set(material, set_name) if one["family"] in comparing.BEFORE_AFTER]
     if paired:
-        return Judgement(
-            holds=all(map(is_shown, paired)), figures=(*texts, *map(sentence, paired), *reading(paired))
-        )
+        return Judgement(holds=all(map(is_shown, paired)), figures=(*texts, *told(paired)))
     if not both:
         return untested("no prompt was both tested before and fine-tuned")
     return Judgement(holds=all(_above(tuned, row) for tuned, row in both), figures=tuple(texts))
@@ -61,7 +59,7 @@ def points(material: Material, set_name: str) -> Judgement:
     best = all(_mean(rows["points"]) >= _mean(row) for row in rows.values())
     shown = all(map(is_shown, paired)) if paired else best
     free = facts.best_row(content)
-    figures = [f"F1 of all prompts run: {scores}", *map(sentence, paired), *reading(paired)]
+    figures = [f"F1 of all prompts run: {scores}", *told(paired)]
     if free is not None:
         figures.append(f"best of those that need no ground truth: {label(free)}")
     return Judgement(holds=best and shown, figures=tuple(figures))
@@ -90,9 +88,7 @@ def transfer(material: Material, set_name: str) -> Judgement:
     ]
     paired = facts.leading(comparing.into(material, set_name))
     if paired:
-        return Judgement(
-            holds=all(map(is_shown, paired)), figures=(*texts, *map(sentence, paired), *reading(paired))
-        )
+        return Judgement(holds=all(map(is_shown, paired)), figures=(*texts, *told(paired)))
     return Judgement(holds=_above(away, home), figures=tuple(texts))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lungfast.report import comparing, facts, paper
-from lungfast.report.comparing import between, is_shown, reading, sentence
+from lungfast.report.comparing import between, is_shown, told
 from lungfast.report.facts import Row, finished
 from lungfast.report.judging import Judgement, untested
 from lungfast.report.material import Material
@@ -31,7 +31,7 @@ def loss(material: Material, set_name: str) -> Judgement:
             if one:
                 paired.append(one)
     if paired:
-        return Judgement(holds=all(map(is_shown, paired)), figures=(*map(sentence, paired), *reading(paired)))
+        return Judgement(holds=all(map(is_shown, paired)), figures=told(paired))
     return _loss_of_grid(material, set_name)
 
 
@@ -83,7 +83,7 @@ def epochs(material: Material, set_name: str) -> Judgement:
 def thresholds(material: Material, set_name: str) -> Judgement:
     found = [curve for curve in curves(material, set_name) if curve.prompt in paper.PROMPTS]
     found = [curve for curve in found if len(curve.over_paper()) == len(paper.THRESHOLDS)]
-    found = [curve for curve in found if curve.loss != "dicece"]
+    found = [curve for curve in found if not curve.is_dicece]
     if not found:
         return untested()
     figures = [_told(curve, set_name) for curve in found]

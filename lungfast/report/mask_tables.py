@@ -23,8 +23,16 @@ from lungfast.report.table import (
     words,
 )
 
+DISTANCES = {"hd95_px": "HD95, px", "assd_px": "ASSD, px", "hd95_mm": "HD95, mm", "assd_mm": "ASSD, mm"}
+
 
 def strata_table(material: Material) -> Table:
+    found = [
+        (name, row, stratum)
+        for name in material.sets
+        for row in finished(material.study(name, "cv"))
+        for stratum in row.get("strata") or ()
+    ]
     rows = [
         [
             words(title(name)),
@@ -34,17 +42,10 @@ def strata_table(material: Material) -> Table:
             over_images(stratum["iou_image"]),
             count(stratum["f1_image"]["n"]),
         ]
-        for name in material.sets
-        for row in finished(material.study(name, "cv"))
-        for stratum in row.get("strata") or ()
+        for name, row, stratum in found
     ]
     columns = ("Set", "Prompt", "Images", "F1 per image [95 %]", "IoU per image [95 %]", "n")
-    by = dict.fromkeys(
-        stratum["by"]
-        for name in material.sets
-        for row in finished(material.study(name, "cv"))
-        for stratum in row.get("strata") or ()
-    )
+    by = dict.fromkeys(stratum["by"] for _, _, stratum in found)
     return noted_table(f"By {listed(list(by))}", columns, rows, heads=3)
 
 
@@ -67,16 +68,19 @@ def jitter_table(material: Material) -> Table:
 
 
 def surface_table(material: Material) -> Table:
-    names = {"hd95_px": "HD95, px", "assd_px": "ASSD, px", "hd95_mm": "HD95, mm", "assd_mm": "ASSD, mm"}
     rows = [
-        [words(title(name)), words(label(row)), *(over_images(row["surface"].get(key), 2) for key in names)]
+        [
+            words(title(name)),
+            words(label(row)),
+            *(over_images(row["surface"].get(key), 2) for key in DISTANCES),
+        ]
         for name in material.sets
         for row in finished(material.study(name, "cv"))
         if row.get("surface")
     ]
     return noted_table(
         "Distance between contours, per image [95 %]",
-        ("Set", "Prompt", *names.values()),
+        ("Set", "Prompt", *DISTANCES.values()),
         rows,
         "Pixels of the file; millimetres where its spacing is known.",
     )

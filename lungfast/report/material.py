@@ -62,6 +62,11 @@ class Material:
         return set_name in self.generated or any(example.generated for example in examples)
 
     @property
+    def all_generated(self) -> bool:
+        """False where there is no set."""
+        return bool(self.sets) and all(map(self.is_generated, self.sets))
+
+    @property
     def shows_patients(self) -> bool:
         """True where a report of this holds images of patients."""
         return any(not example.generated for examples in self.examples.values() for example in examples)

@@ -53,7 +53,7 @@ def page(
         script=_file("report.js"),
         patients=PATIENTS if material.shows_patients else "",
         generated=_generated(material),
-        all_generated=bool(material.sets) and all(map(material.is_generated, material.sets)),
+        all_generated=material.all_generated,
         summary=summary,
         claims=[(claim, VERDICTS[claim.verdict]) for claim in found],
         tables=tables,
@@ -153,7 +153,7 @@ def _slider_curves(material: Material, set_name: str) -> list[dict[str, Any]]:
 
 
 def _theirs(set_name: str, curve: Curve) -> list[float]:
-    if curve.loss == "dicece":
+    if curve.is_dicece:
         return []
     found = [
         paper.figure("II", set_name, "val_f1", prompt=curve.prompt, threshold=threshold)

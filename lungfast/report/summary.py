@@ -117,7 +117,7 @@ def _missing(left_out: Sequence[str]) -> str:
 
 def _caution(material: Material) -> str:
     encoders = facts.encoders(material)
-    if material.sets and all(material.is_generated(name) for name in material.sets):
+    if material.all_generated:
         return (
             "The X-rays are generated: the numbers say that the chain works, nothing about patients or the "
             "paper."

@@ -11,6 +11,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from lungfast.report.mask_tables import DISTANCES
 from lungfast.report.paper import figure
 from lungfast.scored.scores import PAPER_THRESHOLDS
 
@@ -259,10 +260,7 @@ def _on_request(row: Row) -> list[str]:
     lines = []
     found = {name: one for name, one in (row.get("surface") or {}).items() if one}
     if found:
-        told = (
-            f"{name.replace('_', ' ').upper()[:-2]}{name[-2:]} {one['mean']:.2f}"
-            for name, one in found.items()
-        )
+        told = (f"{DISTANCES[name].replace(',', '')} {one['mean']:.2f}" for name, one in found.items())
         lines.append(f"{row['key']}: {', '.join(told)}")
     cleaned = row.get("cleaned")
     if cleaned:

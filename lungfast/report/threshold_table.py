@@ -37,9 +37,9 @@ SAME = 1e-6
 class Curve:
     """Means over images at every threshold, of one prompt; ``lines`` by name: val_f1, test_f1, …"""
 
+    key: str
     label: str
     prompt: str
-    loss: str | None
     study: str
     thresholds: Sequence[float]
     lines: Lines
@@ -54,6 +54,11 @@ class Curve:
             if abs(value - threshold) < SAME:
                 return found
         return None
+
+    @property
+    def is_dicece(self) -> bool:
+        """Its loss is not the paper's; a row of the study of thresholds says so in its key alone."""
+        return "dicece" in self.key
 
     def over_paper(self) -> list[float]:
         """Validation F1 at those of the paper's thresholds that were scanned."""
@@ -79,9 +84,9 @@ def _are_same(thresholds: Content, of_cv: Sequence[Curve]) -> bool:
 def _study_curves(content: Content) -> list[Curve]:
     return [
         Curve(
+            key=str(row.get("key") or row["prompt"]),
             label=label(row),
             prompt=row["prompt"].split(",")[0],
-            loss=row.get("loss"),
             study="thresholds",
             thresholds=row["thresholds"],
             lines={name: row[name] for name in ("val_f1", "val_iou", "test_f1", "test_iou") if row.get(name)},
@@ -97,9 +102,9 @@ def _study_curves(content: Content) -> list[Curve]:
 def _cv_curves(content: Content | None) -> list[Curve]:
     return [
         Curve(
+            key=str(row.get("key") or row["prompt"]),
             label=label(row),
             prompt=row["prompt"],
-            loss=row.get("loss"),
             study="cv",
             thresholds=row["curve"]["thresholds"],
             lines={name: line for name, line in row["curve"].items() if name != "thresholds" and line},
@@ -160,7 +165,7 @@ def _columns(text: str) -> tuple[str, str, str]:
 
 
 def _theirs(set_name: str, curve: Curve | None, threshold: float) -> float | None:
-    if curve is None or curve.loss == "dicece":
+    if curve is None or curve.is_dicece:
         return None
     figure = paper.figure("II", set_name, "val_f1", prompt=curve.prompt, threshold=threshold)
     return figure.mean if figure else None

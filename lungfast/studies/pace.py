@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -39,9 +40,9 @@ def timed(epochs: Iterable[EpochEnd], run: RunFolder, *, images: int, batch_size
             "ms_a_decoder_and_image": round(1e3 * usual / pairs, 2),
             "peak_memory_mb": peak_memory_mb(),
         }
-        run.write(PACE, [*(one for one in read_pace(run) if one["first"] != keys[0]), found])
+        run.write(PACE, [*(one for one in read_pace(run.path) if one["first"] != keys[0]), found])
 
 
-def read_pace(run: RunFolder) -> list[dict[str, Any]]:
+def read_pace(folder: Path) -> list[dict[str, Any]]:
     """One entry a training of the run, empty where none is known."""
-    return list(read_json(run.path / PACE)) if (run.path / PACE).exists() else []
+    return list(read_json(folder / PACE)) if (folder / PACE).exists() else []

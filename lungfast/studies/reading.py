@@ -17,10 +17,11 @@ from lungfast.errors import RunError
 from lungfast.files import file_sha256
 from lungfast.records import GENERATED
 from lungfast.report.material import Example, Material
-from lungfast.runs import ANSWER, PACE, QUESTION, SCHEMA, read_json, results
+from lungfast.runs import ANSWER, QUESTION, SCHEMA, read_json, results
 from lungfast.studies.comparisons import Side, as_family, by_fold_and_seed, compare
 from lungfast.studies.examples import ARRAYS, NOTES
 from lungfast.studies.judged import QUALITY
+from lungfast.studies.pace import read_pace
 from lungfast.studies.thresholds import from_cross_validation
 
 TIMINGS, LEFT_OUT_NOTES = "timings.json", "left_out.json"
@@ -100,9 +101,7 @@ def _read(folder: Path) -> dict[str, Any]:
             expected=str(SCHEMA),
             fix="run the study again (--overwrite)",
         )
-    if (folder / PACE).exists():
-        content["pace"] = read_json(folder / PACE)
-    return content
+    return content | {"pace": read_pace(folder)}
 
 
 def _studies(folder: Path) -> dict[str, Content]:

@@ -143,6 +143,18 @@ def test_table_ii_from_cv_alone() -> None:
     assert any("folds of cv" in note for note in table.notes)
 
 
+def test_the_papers_thresholds_stand_beside_its_own_loss_alone() -> None:
+    """A row of the study of thresholds names its loss in its key and nowhere else."""
+    made = only(material(["shenzhen"]), thresholds=True)
+    rows = made.sets["shenzhen"]["thresholds"]["rows"]
+    rows.append({**rows[0], "key": "points, dicece", "prompt": "points, dicece"})
+    rows[-1].pop("loss", None)
+    columns = paper_tables(made)["II"].columns
+    assert "points (DiceCE)" in columns
+    assert "Paper (II): points" in columns
+    assert "Paper (II): points (DiceCE)" not in columns
+
+
 def test_transfer_tables_by_the_papers_numbers() -> None:
     tables = paper_tables(material(("shenzhen", "montgomery"), generated=False))
     assert "tested on Montgomery" in tables["III"].caption
