@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from lungfast.api import CvConfig, Lab, UnetConfig, UnetStudyConfig, embed, prompts
+from lungfast.api import CvConfig, Lab, UnetConfig, UnetStudyConfig, embed, prompts, report
 from lungfast.commands import main
 from lungfast.data.perturbations import ROBUSTNESS
 from lungfast.errors import UsageError
 from lungfast.runs import read_json
+from lungfast.studies.examples import NOTES
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +116,35 @@ def test_a_configuration_of_no_study_is_refused(lab: Lab, tmp_path: Path) -> Non
         lab.run(object(), tmp_path / "run")
     with pytest.raises(UsageError, match="whole Lab"):
         lab.run(CvConfig(prompts=prompts("points"), lrs=(1e-3,)), tmp_path / "run", precision="bf16")
+    with pytest.raises(UsageError, match="no setting has this name; found epoch; expected average, "):
+        lab.run(CvConfig(prompts=prompts("points"), lrs=(1e-3,)), tmp_path / "run", epoch=3)
+    assert not (tmp_path / "run").exists()
+
+
+def test_scanned_thresholds_are_settings(lab: Lab, tmp_path: Path) -> None:
+    config = CvConfig(prompts=prompts("points"), lrs=(1e-3,), folds=3)
+    found = lab.run(config, tmp_path / "run", epochs=1, thresholds=(0.4, 0.5), choose_among=(0.4,))
+    assert found["rows"][0]["curve"]["thresholds"] == [0.4, 0.5]
+    assert {fold["threshold"] for fold in found["rows"][0]["per_fold"]} == {0.4}
+
+
+def test_a_report_of_folds_shows_masks(lab: Lab, runs: tuple[Path, Path], tmp_path: Path) -> None:
+    """From the run's own cache, once; a cache that has moved is named, and one of other images refused."""
+    bare, moved = (shutil.copytree(runs[0], tmp_path / name) for name in ("bare", "moved"))
+    page = report(bare, tmp_path / "shown")[0].read_text()
+    assert page.count("<figure") > 0
+    assert (bare / NOTES).exists()
+    content = read_json(moved / "results.json")
+    content["provenance"]["cache"]["url"] = str(tmp_path / "gone.zarr")
+    (moved / "results.json").write_text(json.dumps(content))
+    result = CliRunner().invoke(main, ["report", str(moved)])
+    assert (result.exit_code, "the report shows no masks" in result.stderr) == (0, True)
+    assert not (moved / NOTES).exists()
+    cache = lab.workspace.cache.url
+    assert CliRunner().invoke(main, ["report", str(moved), "--cache", cache]).exit_code == 0
+    assert (moved / NOTES).read_bytes() == (bare / NOTES).read_bytes()
+    strange = CliRunner().invoke(main, ["report", str(runs[1]), "--cache", cache])
+    assert (strange.exit_code, "was not trained on" in strange.stderr) == (1, True)
 
 
 def test_a_set_is_embedded(phantoms: Path, tmp_path: Path) -> None:

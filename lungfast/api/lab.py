@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ _TRAINING: dict[type, tuple[str, Callable[..., dict[str, Any]]]] = {
 }
 
 
-_BESIDE_TRAINING = {"views", "test_views", "save_logits"}
+_BESIDE_TRAINING = {"views", "test_views", "save_logits", "thresholds", "choose_among"}
 """Fields of Settings that are given like those of TrainConfig."""
 
 
@@ -74,14 +75,17 @@ class Lab:
         """Run the study that ``config`` belongs to into the folder ``output``.
 
         ``training`` are fields of TrainConfig (``batch_size``, ``schedule``, ``keep``, …), and ``views``,
-        ``test_views`` and ``save_logits``. UsageError for a configuration of no study here; whatever the
-        study raises.
+        ``test_views``, ``save_logits``, ``thresholds`` (scanned) and ``choose_among``. UsageError for a field
+        of neither, or a configuration of no study here; whatever the study raises.
         """
         others = {name: training.pop(name) for name in _BESIDE_TRAINING & set(training)}
         if fixed := {"precision", "compile"} & set(training):
             raise UsageError(
                 "this is set for the whole Lab", found=", ".join(fixed), fix="Lab(…, precision=…)"
             )
+        if unknown := set(training) - (known := {one.name for one in fields(TrainConfig)}):
+            expected = ", ".join(sorted(known | _BESIDE_TRAINING))
+            raise UsageError("no setting has this name", found=", ".join(sorted(unknown)), expected=expected)
         where = _where(output, resume=resume, overwrite=overwrite)
         if isinstance(config, BaselineConfig):
             body = baseline(config, self.workspace, self._memory_bytes, self._listener)

@@ -15,6 +15,7 @@ from lungfast.records import PromptKind, ResizeRule
 from lungfast.report.writing import write_report
 from lungfast.studies.embed import EmbedConfig, EmbedReport
 from lungfast.studies.embed import embed as _embed
+from lungfast.studies.examples import complete_examples
 from lungfast.studies.predict import Request as PredictRequest
 from lungfast.studies.predict import predict as _predict
 from lungfast.studies.reading import read_material
@@ -93,6 +94,10 @@ def predict(
     return _predict(request, device=resolve_device(device), listener=Quiet())
 
 
-def report(folder: str | Path, out: str | Path | None = None) -> list[Path]:
-    """Write the report of a finished run, or of a reproduction, into ``out`` or its own folder."""
+def report(folder: str | Path, out: str | Path | None = None, *, cache: str | None = None) -> list[Path]:
+    """Write the report of a finished run, or of a reproduction, into ``out`` or its own folder.
+
+    ``cache`` is where the cache of a cv run is, if it has moved; without it the report shows no masks.
+    """
+    complete_examples(Path(folder), cache=cache, note=lambda _: None)
     return write_report(read_material(Path(folder)), Path(out or folder))

@@ -8,17 +8,21 @@ patients where the cache does.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from scipy.special import expit
 
+from lungfast.compute import parse_memory, resolve_device
+from lungfast.errors import LungfastError, UsageError
 from lungfast.files import write_atomic, write_json
 from lungfast.geometry import Frame, area_average, resize_image
 from lungfast.records import Float32, Int64, Size, UInt8
+from lungfast.runs import ANSWER, QUESTION, read_json
 from lungfast.studies.models import FinishedRun, Model
 from lungfast.studies.scoring import predictions, prepare, score
 from lungfast.studies.workspace import Workspace
@@ -91,6 +95,29 @@ def write_examples(finished: FinishedRun, workspace: Workspace, memory_bytes: in
     np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
     write_atomic(finished.path / ARRAYS, content.getvalue())
     write_json(finished.path / NOTES, notes)
+
+
+def complete_examples(run: Path, *, cache: str | None, note: Callable[[str], None]) -> None:
+    """The examples of a finished cross-validation that has none yet; any other folder is left as it is.
+
+    Where ``cache`` is None, the run's own is looked for where it was, and ``note`` says why there are none.
+    UsageError for a ``cache`` beside another study; whatever opening or matching a given one raises.
+    """
+    if not all((run / name).exists() for name in (QUESTION, ANSWER)):
+        return
+    study = read_json(run / QUESTION)["study"]
+    if study != "cv" and cache is not None:
+        raise UsageError("a cache is given for the masks of a cross-validation", found=study, expected="cv")
+    if study != "cv" or (run / NOTES).exists():
+        return
+    opened = FinishedRun.open(run)
+    try:
+        workspace = Workspace(cache or opened.cache_url, device=resolve_device("auto"))
+        write_examples(opened, workspace, parse_memory("auto"))
+    except (LungfastError, OSError) as error:
+        if cache is not None:
+            raise
+        note(f"the report shows no masks: {error}; give --cache where the run's cache has moved")
 
 
 def _f1(workspace: Workspace, image: int, logits_hw: Float32, threshold: float) -> float:
