@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lungfast.data.folders import EXTENSIONS
-from lungfast.errors import UsageError
+from lungfast.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +26,11 @@ class NamedImage:
 def find_images(paths: Sequence[Path]) -> tuple[NamedImage, ...]:
     """Files as given, folders by their PNG, JPEG and TIFF files (sub-folders are not entered).
 
-    Raises UsageError where a path is not there or nothing is found. Whether a file can be read shows later.
+    Raises DataError where a path is not there or nothing is found. Whether a file can be read shows later.
     """
     files = list({path.resolve(): path for path in _files(paths)}.values())
     if not files:
-        raise UsageError(
+        raise DataError(
             "no images",
             found=", ".join(map(str, paths)),
             expected="PNG, JPEG or TIFF files, or folders of them",
@@ -44,7 +44,7 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
             try:
                 entries = sorted(path.iterdir())
             except OSError as error:
-                raise UsageError(f"cannot read {path}", found=error.strerror or str(error)) from error
+                raise DataError(f"cannot read {path}", found=error.strerror or str(error)) from error
             yield from (
                 entry
                 for entry in entries
@@ -53,7 +53,7 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
         elif path.exists():
             yield path
         else:
-            raise UsageError(f"there is no image {path}", fix="check the path")
+            raise DataError(f"there is no image {path}", fix="check the path")
 
 
 def _names(files: Sequence[Path]) -> Iterator[str]:

@@ -160,7 +160,7 @@ def _opened(path: Path) -> Iterator[Any]:
     import h5py
 
     if not path.is_file():
-        raise CacheError(f"there is no file {path}")
+        raise CacheError(f"there is no file {path}", fix="write one with: lungfast cache export")
     expected = "a file that lungfast cache export wrote"
     try:
         with h5py.File(path, "r") as file:

@@ -60,7 +60,8 @@ def test_nothing_to_do(trained_run: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     result = call(predict, trained_run, tmp_path / "empty", "-o", tmp_path / "out")
     assert isinstance(result.exception, LungfastError)
-    assert result.exception.exit_code == 2
+    assert result.exception.exit_code == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_quality_writes_into_the_run(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lungfast.data.inputs import find_images
-from lungfast.errors import UsageError
+from lungfast.errors import DataError
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_file_given_twice_counts_once(folder: Path) -> None:
 
 def test_nothing_to_find(folder: Path) -> None:
     (folder / "empty").mkdir()
-    with pytest.raises(UsageError, match="no images"):
+    with pytest.raises(DataError, match="no images"):
         find_images([folder / "empty"])
-    with pytest.raises(UsageError, match=r"no image .*gone\.png"):
+    with pytest.raises(DataError, match=r"no image .*gone\.png"):
         find_images([folder / "gone.png"])
