@@ -38,7 +38,7 @@ def command(output: Path, **options: Any) -> None:
 
     from lungfast.commands.screen import Screen
     from lungfast.compute import resolve_device
-    from lungfast.studies.pretrain import FIGURE, QUICK, WEIGHTS, PretrainRequest, pretrain
+    from lungfast.studies.pretrain import FIGURE, QUICK, SUMMED_STEPS, WEIGHTS, PretrainRequest, pretrain
     from lungfast.trained.pretraining import PretrainingConfig
 
     config = QUICK if options["quick"] else PretrainingConfig()
@@ -54,6 +54,6 @@ def command(output: Path, **options: Any) -> None:
         content = pretrain(request, screen)
     row = content["rows"][0]
     click.echo(
-        f"{row['xrays']} generated X-rays, Dice {row['dice']:.3f} on the last of them -> {output / WEIGHTS}"
-        f" (sha256 {row['sha256'][:12]}…), curves in {output / FIGURE}"
+        f"{row['xrays']} generated X-rays, Dice {row['dice']:.3f} over the last {SUMMED_STEPS} steps"
+        f" -> {output / WEIGHTS} (sha256 {row['sha256'][:12]}…), curves in {output / FIGURE}"
     )

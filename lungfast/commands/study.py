@@ -66,9 +66,8 @@ def with_recipe(cache: str, options: dict[str, Any], *, chosen: Sequence[str] = 
     known = [name for name in values if name in options]
     given = [name for name in known if was_given(name)]
     taken = {name: values[name] for name in known if name not in {*given, *chosen}}
-    changed = [f"{name} {options[name]}" for name in given if options[name] != values[name]]
-    text = recipe.name + (f", but {', '.join(changed)}" if changed else "")
-    return options | taken | {"recipe_text": text}
+    views = [name for name in ("views", "test_views") if name in taken]
+    return options | taken | {"recipe_text": recipe.told(options | taken, values, [*given, *views])}
 
 
 def tell_recipe(options: Mapping[str, Any], listener: Listener) -> None:
@@ -82,9 +81,8 @@ def tell_recipe(options: Mapping[str, Any], listener: Listener) -> None:
     listener.note(
         f"recipe {options['recipe_text']}: {options['epochs']} epochs, {options['views']} views{at_test}"
     )
-    by_hand = options["recipe_text"].removeprefix(recipe.name).removeprefix(", but ").split(", ")
     for name, what in (("views", "that the recipe trains on"), ("test_views", "that it averages over")):
-        if options[name] < getattr(recipe, name) and f"{name} {options[name]}" not in by_hand:
+        if options[name] < getattr(recipe, name) and not was_given(name):
             listener.note(
                 f"the cache holds {options[name]} of the {getattr(recipe, name)} views {what}: "
                 f"lungfast embed … --recipe {recipe.name} makes them"

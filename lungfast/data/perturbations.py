@@ -9,18 +9,22 @@ shares of the longer side, so that a perturbation is the same at every size.
 from __future__ import annotations
 
 import io
+import tempfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from lungfast.data.images import content_sha256, to_8_bit
+from lungfast.data.images import content_sha256, read_image
 from lungfast.records import Bool, Sample, SampleRef, UInt8
 
 Film = tuple[UInt8, Bool]
 Change = Callable[[UInt8, Bool, np.random.Generator], Film]
+LABEL = 0.02
+"""Height of a burned-in label, a share of the shorter side; it is twice as wide."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +103,15 @@ def _compressed(quality: int) -> Change:
 
 
 def _deep(image_HW: UInt8, mask_HW: Bool, rng: np.random.Generator) -> Film:
-    """The film as a 12-bit file would hold it, with its own window: read back it is stretched to 8 bit."""
+    """A 16-bit file, written and read as any is: 12 bits of anatomy in a window, a label at full scale."""
     values_HW = image_HW.astype(np.uint16) * np.uint16(11) + np.uint16(700)
-    return to_8_bit(values_HW + rng.integers(0, 11, image_HW.shape, np.uint16)), mask_HW
+    values_HW += rng.integers(0, 11, image_HW.shape, np.uint16)
+    label = max(1, round(LABEL * min(image_HW.shape)))
+    values_HW[:label, -2 * label :] = np.iinfo(np.uint16).max
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "film.png"
+        Image.fromarray(values_HW).save(path)
+        return read_image(path), mask_HW
 
 
 def _blurred(share: float) -> Change:
@@ -139,7 +149,7 @@ _LIKELY: Mapping[str, Change] = {
     "noisy (25 levels)": _noisy(25),
     "JPEG quality 30": _compressed(30),
     "JPEG quality 10": _compressed(10),
-    "12 bit, windowed": _deep,
+    "16-bit file": _deep,
 }
 PERTURBATIONS, ROBUSTNESS = (
     tuple(Perturbation(name=name, change=change) for name, change in changes.items())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT, SECONDS_BETWEEN = "pretraining", 45.0
 LOG, WEIGHTS, FIGURE = "losses.csv", "nano.safetensors", "curves.svg"
-LOG_EVERY = 20
+LOG_EVERY, SUMMED_STEPS = 20, 200
 QUICK = PretrainingConfig(steps=3, small_steps=2, batch=2, warm_up=1)
 
 
@@ -132,6 +132,15 @@ def _mean_row(step: int, recent: Sequence[dict[str, float]], seconds: float) -> 
     return {"step": step, "seconds": round(seconds, 1)} | means
 
 
+def summary_of(log: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Step and seconds of the end; losses and Dice as means over the last :data:`SUMMED_STEPS` steps."""
+    end = log[-1]
+    rows = [row for row in log if row["step"] > end["step"] - SUMMED_STEPS]
+    steps = np.diff([0, *(row["step"] for row in log)])[-len(rows) :]
+    means = {name: round(float(np.average([row[name] for row in rows], weights=steps)), 5) for name in end}
+    return means | {name: end[name] for name in ("step", "seconds")}
+
+
 def _save(run: RunFolder, training: Pretraining, log: Sequence[dict[str, float]]) -> None:
     state = training.state()
     notes = {"epoch": training.step, "status": list(state), "log": list(log)}
@@ -165,7 +174,7 @@ def _finish(
             name: sum(p.numel() for p in module.parameters())
             for name, module in training.average.named_children()
         },
-    } | log[-1]
+    } | summary_of(log)
     made_with = provenance(str(request.device), config=asdict(config), encoder=asdict(NANO))
     content = results("pretrain", [row], made_with)
     run.write_results(content)

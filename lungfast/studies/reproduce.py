@@ -28,10 +28,10 @@ from lungfast.runs import ANSWER, RunFolder, open_run, provenance, read_json, re
 from lungfast.studies.estimate import seconds_per_image
 from lungfast.studies.fitting import Listener
 from lungfast.studies.reading import LEFT_OUT_NOTES, TIMINGS, left_out, read_reproduction
-from lungfast.studies.recipes import FOLDS, Recipe, paper_recipe
 from lungfast.studies.session import cache_facts
 from lungfast.studies.steps import TRANSFER, Order, Step, Steps
 from lungfast.studies.transfer import check_sets
+from lungfast.studies.whole_paper import FOLDS, Recipe, paper_recipe
 from lungfast.studies.workspace import Workspace
 
 LEFT_OUT = (CacheError, CheckpointError, DataError, RunError, TrainingError, UsageError)

@@ -102,6 +102,8 @@ class Subject:
     name: str
     models: tuple[Model, ...]
     tests: Mapping[str, frozenset[str]]
+    patients: Mapping[str, str]
+    """By the id of an image."""
 
     @classmethod
     def of(cls, name: str, run: FinishedRun, home: Workspace) -> Subject:
@@ -111,7 +113,7 @@ class Subject:
         tests = {
             split.name: frozenset(records[int(i)].id for i in split.test) for split in run.splits(records)
         }
-        return cls(name=name, models=models, tests=tests)
+        return cls(name=name, models=models, tests=tests, patients={one.id: one.patient for one in records})
 
 
 def robustness(
@@ -214,7 +216,7 @@ def _row(
 ) -> dict[str, Any]:
     f1_N: Float64 = np.array([after[one] for one in before])
     change_N = f1_N - np.array(list(before.values()))
-    patients = list(before)
+    patients = [subject.patients[one] for one in before]
     return {
         "key": f"{subject.name}: {name}",
         "run": subject.name,

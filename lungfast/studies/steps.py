@@ -35,11 +35,12 @@ from lungfast.studies.models import FinishedRun
 from lungfast.studies.on_request import Extras
 from lungfast.studies.quality import QualityConfig, calibrate
 from lungfast.studies.recipe_cv import recipe_cv
-from lungfast.studies.recipes import BEST, Recipe
+from lungfast.studies.recipes import BEST
 from lungfast.studies.rescoring import identity
 from lungfast.studies.session import Request, ScoreSettings, run_scoring, run_study
 from lungfast.studies.transfer import config_of, transfer
 from lungfast.studies.unet import UnetStudyConfig, run_unet, unet_settings
+from lungfast.studies.whole_paper import Recipe
 from lungfast.studies.workspace import Workspace
 
 TRANSFER = "transfer"

@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file
@@ -43,6 +44,16 @@ def test_it_leaves_weights_log_and_figure(run: Path) -> None:
     content = json.loads((run / "results.json").read_text())
     assert content["rows"][0]["bytes"] <= 16_000_000
     assert content["provenance"]["config"]["seed"] == 0
+
+
+def test_the_shipped_summary_is_of_the_shipped_log() -> None:
+    folder = NANO_PATH.parent / "pretrained"
+    with (folder / pretrain.LOG).open() as file:
+        log = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    (row,) = json.loads((folder / "results.json").read_text())["rows"]
+    found = pretrain.summary_of(log)
+    assert {name: row[name] for name in found} == pytest.approx(found)
+    assert found["dice"] == pytest.approx(np.mean([one["dice"] for one in log[-11:-1]]), abs=2e-3)
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from lungfast.frozen.prompts import PromptConfig
 from lungfast.studies.jitter import MovedBoxes
-from lungfast.studies.recipes import QUICK_EPOCHS, paper_recipe
 from lungfast.studies.reproduce import in_words
 from lungfast.studies.tables import SETTLED_WITHIN, improvement
+from lungfast.studies.whole_paper import QUICK_EPOCHS, paper_recipe
 from lungfast.studies.workspace import Workspace
 
 

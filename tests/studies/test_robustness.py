@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from lungfast.data.perturbations import ROBUSTNESS, PerturbedRef
 from lungfast.errors import DataError, UsageError
 from lungfast.frozen.cache import EmbeddingCache
 from lungfast.frozen.encoders import load_encoder
+from lungfast.frozen.prompts import PromptConfig
 from lungfast.runs import open_run
 from lungfast.studies.models import FinishedRun
 from lungfast.studies.robustness import (
@@ -21,6 +23,8 @@ from lungfast.studies.robustness import (
     CACHES,
     RobustnessConfig,
     Sources,
+    Subject,
+    _row,
     opened_by_name,
     robustness,
 )
@@ -37,6 +41,18 @@ def parts(phantoms: Path, nano_cache: str, trained_run: Path) -> tuple[FinishedR
     encoder = load_encoder("nano", device=torch.device("cpu"))
     sources = Sources(listing=list_montgomery(phantoms), encoder=encoder, batch_size=1, listener=Quiet())
     return FinishedRun.open(trained_run), Workspace(nano_cache, device=torch.device("cpu")), sources
+
+
+def test_intervals_are_over_patients() -> None:
+    """Two films of a patient count as one draw."""
+    f1 = {"a1": 0.9, "a2": 0.9, "b1": 0.8, "b2": 0.8, "c1": 0.7, "c2": 0.7}
+    model = SimpleNamespace(prompt=PromptConfig(kind="points"))
+    rows = [
+        _row(Subject(name="run", models=(model,), tests={}, patients=patients), "x", f1, f1, 0)  # type: ignore[arg-type]
+        for patients in ({one: one for one in f1}, {one: one[0] for one in f1})
+    ]
+    widths = [high - low for low, high in (row["f1_image"]["ci95"] for row in rows)]
+    assert widths[0] < widths[1]
 
 
 def test_every_run_is_judged_on_the_same_perturbed_films(
