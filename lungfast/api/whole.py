@@ -75,10 +75,16 @@ def reproduce(
 ) -> dict[str, Any]:
     """Every table and figure of the paper from one or two caches by name, as ``lungfast reproduce``.
 
-    ``more``: fields of its order, as ``resume``, ``overwrite``, ``checkpoint``, ``memory_bytes``.
+    ``more``: ``unet_epochs``, and fields of its order, as ``resume``, ``overwrite``, ``checkpoint``,
+    ``memory_bytes``.
     """
     workspaces, recipe = paper_on(
-        caches, device=resolve_device(device), epochs=epochs, quick=quick, seeds=seeds
+        caches,
+        device=resolve_device(device),
+        epochs=epochs,
+        unet_epochs=more.pop("unet_epochs", None),
+        quick=quick,
+        seeds=seeds,
     )
     recipe = replace(recipe, best=best)
     more = {"memory_bytes": parse_memory("auto")} | more

@@ -94,6 +94,7 @@ def _reproduce_options(output: Path, epochs: int) -> dict[str, Any]:
     return {
         "output": output,
         "epochs": {"": epochs},
+        "unet_epochs": None,
         "quick": True,
         "seeds": 1,
         "best": False,

@@ -50,6 +50,7 @@ class Budget(click.ParamType):  # type: ignore[type-arg]
     help="The paper's protocol: constant rate, last epoch, its grid, its thresholds.",
 )
 @click.option("--epochs", type=Budget(), help="Another budget: 60, or montgomery=100,shenzhen=20.")
+@click.option("--unet-epochs", type=Budget(), help="The same for the U-Net, which has a budget of its own.")
 @click.option("--quick", is_flag=True, help="A first look: few epochs, a small U-Net budget.")
 @click.option("--best", is_flag=True, help="Also the best recipe, on the same folds, beside the paper's.")
 @click.option(
@@ -111,7 +112,8 @@ def run_reproduction(caches: dict[str, str], options: dict[str, Any], listener: 
     workspaces, recipe = paper_on(
         caches,
         device=resolve_device(options["device"]),
-        epochs=budget_of(options["epochs"], caches),
+        epochs=budget_of("--epochs", options["epochs"], caches),
+        unet_epochs=budget_of("--unet-epochs", options["unet_epochs"], caches),
         quick=options["quick"],
         seeds=options["seeds"],
     )
@@ -130,12 +132,12 @@ def run_reproduction(caches: dict[str, str], options: dict[str, Any], listener: 
     return reproduce(order, workspaces, listener)
 
 
-def budget_of(budget: dict[str, int] | None, caches: dict[str, str]) -> dict[str, int]:
+def budget_of(option: str, budget: dict[str, int] | None, caches: dict[str, str]) -> dict[str, int]:
     """Epochs by set; a number without a name counts for every set that is not named."""
     given = dict(budget or {})
     strangers = set(given) - set(caches) - {""}
     if strangers:
-        raise UsageError("--epochs names a set that is not there", found=", ".join(sorted(strangers)))
+        raise UsageError(f"{option} names a set that is not there", found=", ".join(sorted(strangers)))
     everywhere = given.pop("", None)
     return {name: everywhere for name in caches if everywhere} | given
 

@@ -56,13 +56,7 @@ class Model:
 
     def prompts(self, workspace: Workspace, prompt: PromptConfig | None = None) -> CachePrompts:
         """Its prompts for the images of any cache of the same encoder: its own prior, their frames."""
-        return CachePrompts(
-            config=prompt or self.prompt,
-            prior=self.prior,
-            images=workspace.prompt_images,
-            encoder=workspace.prompt_encoder,
-            seed=self.seed,
-        )
+        return workspace.prompts_at(prompt or self.prompt, self.prior, seed=self.seed)
 
     def candidate(self, workspace: Workspace, images: Int64) -> Candidate:
         """It, to be scored on some images of a cache."""

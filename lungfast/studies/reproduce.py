@@ -173,6 +173,7 @@ def paper_on(
     *,
     device: torch.device,
     epochs: Mapping[str, int] | None = None,
+    unet_epochs: Mapping[str, int] | None = None,
     quick: bool = False,
     seeds: int = 1,
 ) -> tuple[dict[str, Workspace], Recipe]:
@@ -180,11 +181,13 @@ def paper_on(
     workspaces = {name: Workspace(url, device=device) for name, url in caches.items()}
     for name, workspace in workspaces.items():
         _check_name(name, workspace)
-    if strangers := set(epochs or {}) - set(caches):
+    if strangers := {*(epochs or {}), *(unet_epochs or {})} - set(caches):
         raise UsageError("epochs are given for a set that is not there", found=", ".join(sorted(strangers)))
     n_train = {name: training_images(one, folds=FOLDS) for name, one in workspaces.items()}
     on_gpu = device.type == "cuda"
-    return workspaces, paper_recipe(n_train, epochs=epochs, quick=quick, seeds=seeds, on_gpu=on_gpu)
+    return workspaces, paper_recipe(
+        n_train, epochs=epochs, unet_epochs=unet_epochs, quick=quick, seeds=seeds, on_gpu=on_gpu
+    )
 
 
 def _head(name: str, material: Material, workspace: Workspace) -> dict[str, Any]:

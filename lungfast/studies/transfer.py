@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lungfast.errors import CacheError, DataError, TrainingError, UsageError
+from lungfast.errors import DataError, TrainingError, UsageError
 from lungfast.records import GENERATED, Int64
 from lungfast.runs import RunFolder, results
 from lungfast.studies.comparisons import as_family
@@ -113,19 +113,12 @@ def config_of(a: Site, b: Site, keys: str | Sequence[str]) -> TransferConfig:
 
 def check_sets(a: Workspace, b: Workspace) -> None:
     """CacheError where embeddings of two caches cannot meet one decoder; DataError for the same set twice."""
-    ours, theirs = a.cache.spec, b.cache.spec
-    if ours != theirs:
-        raise CacheError(
-            "the two caches come from different encoders",
-            found=f"{ours.name} {ours.weights_sha256[:12]}… and {theirs.name} {theirs.weights_sha256[:12]}…",
-            expected="the same weights, input size and resize rule",
-            fix="embed both sets with the same encoder",
-        )
-    pixels = [{record.content_sha256 for record in one.cache.images} for one in (a, b)]
-    if pixels[0] <= pixels[1] or pixels[1] <= pixels[0]:
+    a.check_encoder_of(b)
+    shared = a.shared_pixels(b)
+    if any(shared == one.shared_pixels(one) for one in (a, b)):
         raise DataError(
             "one of the two sets holds all images of the other",
-            found=f"{len(pixels[0] & pixels[1])} images whose pixels both have",
+            found=f"{len(shared)} images whose pixels both have",
             expected="two different sets",
         )
 

@@ -107,7 +107,7 @@ class Recipe:
     def chosen_by_us(self) -> tuple[str, ...]:
         """What the paper does not state."""
         prompt, unet = self.prompts[0], self.unet
-        budget = " or ".join(f"{n}" for n in sorted(set(self.unet_epochs.values()) or {unet.epochs}))
+        budget = " or ".join(str(n) for n in sorted({self.unet_of(name).epochs for name in self.epochs}))
         return (
             "The SAM variant is that of the cache; the paper does not name its own.",
             "Images keep their aspect and are padded to a square, as SAM does (unless embedded with squash).",
@@ -134,6 +134,7 @@ def paper_recipe(
     n_train: Mapping[str, int],
     *,
     epochs: Mapping[str, int] | None = None,
+    unet_epochs: Mapping[str, int] | None = None,
     quick: bool = False,
     seeds: int = 1,
     on_gpu: bool = False,
@@ -148,13 +149,13 @@ def paper_recipe(
         epochs=default | dict(epochs or {}),
         seeds=tuple(range(seeds)),
         unet=unet,
+        unet_epochs=(few if quick else {}) | dict(unet_epochs or {}),
     )
     if not quick:
         return recipe
     return replace(
         recipe,
         grid_share=QUICK_GRID,
-        unet_epochs=few,
         jitter_px=(0, 20, 80),
         perturbed=min(QUICK_PERTURBED, max(1, min(n_train.values()) // 2)),
         multimask=False,

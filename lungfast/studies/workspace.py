@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from lungfast.compute import cpu_count
-from lungfast.errors import UsageError
+from lungfast.errors import CacheError, UsageError
 from lungfast.frozen.cache import EmbeddingCache
 from lungfast.frozen.checkpoints import Head, read_head
 from lungfast.frozen.encoders import refuse_random_nano
+from lungfast.frozen.priors import Prior
 from lungfast.frozen.prompt_encoder import FrozenPromptEncoder
 from lungfast.frozen.prompts import CachePrompts, PromptConfig, PromptImages
 from lungfast.frozen.rows import ResidentRows, fits, open_rows
@@ -106,6 +107,22 @@ class Workspace:
         """(images, views) rows of the first views of some images."""
         return np.array([self.cache.images[int(image)].rows[:n_views] for image in images], np.int64)
 
+    def check_encoder_of(self, other: Workspace) -> None:
+        """CacheError where the embeddings of two caches cannot meet one decoder."""
+        specs = self.cache.spec, other.cache.spec
+        if specs[0] != specs[1]:
+            raise CacheError(
+                "the two caches come from different encoders",
+                found=" and ".join(f"{spec.name} {spec.weights_sha256[:12]}…" for spec in specs),
+                expected="the same weights, input size and resize rule",
+                fix="embed both sets with the same encoder",
+            )
+
+    def shared_pixels(self, other: Workspace) -> set[str]:
+        """Hashes of the images that another cache holds too."""
+        ours, theirs = ({image.content_sha256 for image in one.cache.images} for one in (self, other))
+        return ours & theirs
+
     def check_views(self, views: int, test_views: int) -> None:
         """UsageError where the cache has fewer views; CacheError where they cannot be averaged."""
         for option, asked in (("--views", views), ("--test-views", test_views)):
@@ -126,6 +143,12 @@ class Workspace:
             train_images=train_images,
             encoder=self.prompt_encoder,
             seed=seed,
+        )
+
+    def prompts_at(self, config: PromptConfig, prior: Prior, *, seed: int) -> CachePrompts:
+        """Prompts of any images where ``prior`` puts them, whatever masks it came from."""
+        return CachePrompts(
+            config=config, prior=prior, images=self.prompt_images, encoder=self.prompt_encoder, seed=seed
         )
 
     def maker(self, prompts_K: Sequence[PromptSource]) -> BatchMaker:

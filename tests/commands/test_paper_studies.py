@@ -9,9 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from lungfast.commands import main
+from lungfast.frozen.prompts import PromptConfig
+from lungfast.studies.scoring import score
+from lungfast.studies.workspace import Workspace
 
 TINY = ["--epochs", "1", "--folds", "3", "--compile", "off", "--precision", "fp32"]
 
@@ -141,6 +145,32 @@ def test_baseline_scores_every_prompt_and_says_where_the_decoder_is_from(
     again = tmp_path / "again"
     done("baseline", nano_cache, "--multimask", "--folds", "3", "-o", again)
     assert (run / "results.json").read_bytes() == (again / "results.json").read_bytes()
+
+
+def test_a_baseline_without_a_mask_of_its_own_cache(
+    nano_cache: str, shenzhen_cache: str, tmp_path: Path
+) -> None:
+    """Points, boxes and the threshold are those of another cache, in every fold; the same set is refused."""
+    args = ["baseline", nano_cache, "--prompt", "points,box-auto", "--folds", "3"]
+    result = done(*args, "--prior-from", shenzhen_cache, "-o", tmp_path / "run")
+    content = read(tmp_path / "run")
+    assert f"are those of {shenzhen_cache}" in result.output.replace("\n", "")
+    assert content["prior_from"]["url"] == shenzhen_cache
+    there = Workspace(shenzhen_cache, device=torch.device("cpu"))
+    here = Workspace(nano_cache, device=torch.device("cpu"))
+    everything = np.arange(len(there.cache.images))
+    prompts = there.prompts(PromptConfig(kind="points"), everything, seed=0)
+    expected = here.prompts_at(prompts.config, prompts.prior, seed=0)
+    here.hold_rows(1 << 30, batch_rows=8)
+    images = np.arange(len(here.cache.images))
+    logits = here.predict([expected], [here.head.mask_decoder], [images], batch_size=8)
+    (scored,) = score(here, logits, [images], [content["rows"][0]["threshold"]], advance=lambda: None)
+    found = dict(zip(content["images"]["id"], content["images"]["f1"]["points"], strict=True))
+    ids = [here.cache.images[image].id for image in images]
+    assert [found[one] for one in ids] == pytest.approx(scored.at("f1", 0).tolist(), abs=1e-5)
+    line = refuse(1, *args, "--prior-from", nano_cache, "-o", tmp_path / "same")
+    assert "would know some of the images; found 15" in line
+    assert not (tmp_path / "same").exists()
 
 
 def test_train_keeps_the_curve_and_marks_where_it_was_lowest(nano_cache: str, tmp_path: Path) -> None:

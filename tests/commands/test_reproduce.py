@@ -166,7 +166,8 @@ def test_report_writes_it_again_and_refuses_the_unfinished(
         ([], "one or two caches"),
         (["--set", "mine"], "NAME=CACHE"),
         (["--epochs", "many"], "expected 60"),
-        (["--montgomery", "m.zarr", "--epochs", "lyon=3"], "lyon"),
+        (["--montgomery", "m.zarr", "--epochs", "lyon=3"], "--epochs names a set that is not there"),
+        (["--montgomery", "m.zarr", "--unet-epochs", "lyon=3"], "--unet-epochs names a set that"),
     ],
 )
 def test_what_cannot_be_used(options: list[str], says: str, nano_cache: str, tmp_path: Path) -> None:

@@ -23,6 +23,10 @@ def test_the_papers_epochs_and_budgets_by_set() -> None:
     quick = paper_recipe(sizes, quick=True)
     assert quick.epochs["montgomery"] > quick.epochs["shenzhen"] >= QUICK_EPOCHS[0]
     assert paper_recipe(sizes).curve_epochs("montgomery") == 150
+    shorter = paper_recipe(sizes, unet_epochs={"shenzhen": 20})
+    assert [shorter.unet_of(name).epochs for name in sizes] == [40, 20]
+    assert any("20 or 40 epochs" in sentence for sentence in shorter.chosen_by_us())
+    assert paper_recipe(sizes, unet_epochs={"shenzhen": 20}, quick=True).unet_of("shenzhen").epochs == 20
     assert quick.curve_epochs("montgomery") is None
     assert quick.grid_epochs("montgomery") < quick.epochs["montgomery"]
     assert quick.unet_of("shenzhen").epochs < quick.unet_of("montgomery").epochs
