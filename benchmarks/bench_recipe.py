@@ -95,6 +95,7 @@ def arms() -> dict[str, Arm]:
         "average .9995": {"average": 0.9995},
         "constant rate": {"schedule": "constant"},
         "last epoch": {"keep": "last"},
+        "stopped after 5 validations without gain": {"patience": 5},
         "DiceCE": {"losses": ("dicece",)},
         "1 point a lung": {"points_per_lung": 1},
         "points spread": {"placement": "spread"},

@@ -1,39 +1,32 @@
 """How does cost grow: with images, decoders, thresholds, image tokens, prompt tokens and cores?
 
-    python -m benchmarks.bench_scale [--quick] [--images 3000] [--repeats 3]
+    python -m benchmarks.bench_scale [--quick] [--images N] [--repeats 3]
 
 One curve each, with what the machine allows drawn in: the arithmetic and the bytes that no method can leave
-out (limits.py) at the rates of a matrix product and a copy measured now, and numpy.fromfile for images read
-from the disk. Images are streamed in random order under a fixed memory bound, their pages dropped first.
+out (limits.py) at the rates of a matrix product and a copy measured now, and bare reads in threads, into
+memory used again, for images from the disk. Images are streamed in random order under a fixed memory bound,
+their pages dropped first.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from benchmarks.bench_memory import Peak, anonymous_bytes
 from benchmarks.bench_score import Case, cases, ours
 from benchmarks.bench_train import make_batch, our_step, stock_step
-from benchmarks.caches import SMALL, noise_rows, random_head, sam_spec, write_cache
-from benchmarks.common import Plot, medians, parser_of, print_targets, time_interleaved, write_record
-from benchmarks.disk import drop_pages
+from benchmarks.common import Plot, medians, parser_of, print_targets, rest, time_interleaved, write_record
 from benchmarks.limits import Rates, Step
+from benchmarks.scale_images import images, most_images
 from lungfast.compute import cpu_count, resolve_precision
 from lungfast.data.phantoms import MONTGOMERY, render_phantom
-from lungfast.frozen.cache import EmbeddingCache
 from lungfast.frozen.encoders import load_encoder
-from lungfast.frozen.rows import StreamedRows
 from lungfast.records import PrecisionName
 from lungfast.scored.scores import PAPER_THRESHOLDS
 
-BOUND = 128_000_000
 BATCH, PROMPT_TOKENS = 8, 3
 Table = list[dict[str, Any]]
 Curve = tuple[Table, Plot]
@@ -53,64 +46,6 @@ def tabulated(x: str, lines: Mapping[str, Sequence[tuple[float, float]]], y: str
 
 def default_precision() -> PrecisionName:
     return resolve_precision("auto", torch.device("cpu")).name
-
-
-# --- images ----------------------------------------------------------------------------------------
-
-
-def images(grid: int, counts: Sequence[int], repeats: int) -> Curve:
-    """One epoch of reading; the cache is written once, at its largest."""
-    lines: Lines = {"lungfast": [], "limit: fromfile": []}
-    table: Table = []
-    spec = sam_spec(grid)
-    with tempfile.TemporaryDirectory() as name:
-        url, folder = f"{name}/bench.zarr", Path(name)
-        films = [SMALL] * counts[-1]
-        write_cache(url, noise_rows(spec, films), len(films), spec=spec, head=random_head(spec))
-        os.sync()
-        cache, base = EmbeddingCache.open(url), anonymous_bytes()
-        for count in counts:
-            order = np.random.default_rng(0).permutation(count)
-            with Peak() as peak:
-                seconds = medians(
-                    time_interleaved(
-                        {"lungfast": epoch_of(cache, order), "limit: fromfile": bare(url, order)},
-                        repeats=repeats,
-                        warmup=0,
-                        before=lambda: drop_pages(folder),
-                    )
-                )
-            for line in lines:
-                lines[line].append((count, seconds[line]))
-            table.append(
-                {
-                    "images": count,
-                    "GB": round(count * cache.row_bytes / 1e9, 2),
-                    "lungfast, s": round(seconds["lungfast"], 3),
-                    "numpy.fromfile, s": round(seconds["limit: fromfile"], 3),
-                    "peak anonymous memory, MB": round((peak.bytes - base) / 1e6, 1),
-                }
-            )
-    title = f"One epoch from the disk, at most {BOUND // 10**6} MB in memory"
-    return table, Plot(name="images", title=title, x="images", y="s", lines=lines)
-
-
-def epoch_of(cache: EmbeddingCache, order: np.ndarray[Any, Any]) -> Callable[[], None]:
-    batches = order[: len(order) // BATCH * BATCH].reshape(-1, 1, BATCH)
-
-    def read() -> None:
-        for _ in StreamedRows(cache, memory_bytes=BOUND).stream(batches):
-            pass
-
-    return read
-
-
-def bare(url: str, order: np.ndarray[Any, Any]) -> Callable[[], None]:
-    def read() -> None:
-        for row in order:
-            np.fromfile(f"{url}/features/c.{row}.0.0.0", "<f2")
-
-    return read
 
 
 # --- training --------------------------------------------------------------------------------------
@@ -165,7 +100,7 @@ def thresholds(fields: Mapping[str, Case], counts: Sequence[int], rates: Rates, 
     for n, scan in scans.items():
         candidates = {label: ours(fields[kind], scan) for kind, label in kinds.items()}
         candidates["torch histogram"] = histogram_route(fields["trained"], scan)
-        seconds = medians(time_interleaved(candidates, repeats=repeats))
+        seconds = medians(time_interleaved(candidates, repeats=repeats, before=rest))
         for line, value in seconds.items():
             lines[line].append((n, 1e3 * value))
         case = fields["trained"]
@@ -205,7 +140,8 @@ def cores(side: int, case: Case, repeats: int) -> Curve:
         candidates["training step", n] = on_threads(n, step)
         candidates["nano embedding", n] = on_threads(n, lambda: nano.encode([film_HW]))
         candidates["scoring", n] = ours(case, PAPER_THRESHOLDS, n)
-    seconds = medians(time_interleaved({f"{k} {n}": c for (k, n), c in candidates.items()}, repeats=repeats))
+    calls = {f"{kind} {n}": call for (kind, n), call in candidates.items()}
+    seconds = medians(time_interleaved(calls, repeats=repeats, before=rest))
     torch.set_num_threads(cpu_count())
     kinds = dict.fromkeys(kind for kind, _ in candidates)
     lines: Lines = {
@@ -247,16 +183,17 @@ QUICK: dict[str, Any] = {
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     parser = parser_of(__doc__)
-    parser.add_argument("--images", type=int, default=3000, help="the largest cache written: 2 MiB an image")
+    parser.add_argument("--images", type=int, help="in the largest cache; by default as the disk holds")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(arguments)
     quick, repeats = options.quick, 1 if options.quick else options.repeats
     size = QUICK if quick else FULL
     torch.set_num_threads(cpu_count())
     rates, fields = Rates.measured(quick=quick), cases(quick=quick)
-    counts = (8, 24) if quick else sorted({n for n in (100, 300, 1000, 3000, 10_000) if n < options.images})
+    most = 24 if quick else options.images or most_images(size["grid"])
+    counts = [n for n in (8, 100, 300, 1000, 3000, 10_000, 30_000) if n < most and (quick or n > 8)]
     curves = [
-        images(size["grid"], counts if quick else [*counts, options.images], repeats),
+        images(size["grid"], [*counts, most], repeats),
         decoders(size["small"], size["decoders"], rates, repeats),
         thresholds(fields, size["thresholds"], rates, repeats),
         steps("tokens", [(side, PROMPT_TOKENS) for side in size["sides"]], rates, repeats),

@@ -29,6 +29,7 @@ from benchmarks.common import (
     print_targets,
     ratio,
     time_interleaved,
+    told_missing,
     write_record,
 )
 from benchmarks.limits import Rates, Step
@@ -91,7 +92,7 @@ def our_step(
 
 
 def stock_step(batch: StackBatch, side: int, *, autocast: bool) -> Callable[[], float]:
-    """A step returns the loss, which waits for the device."""
+    """A step returns the loss."""
     from monai.losses import DiceFocalLoss
 
     device = batch.weight_KB.device
@@ -195,6 +196,8 @@ def measure(
     ]
     if find_spec("transformers"):
         targets.append(Target("train-vs-hf", ratio(seconds[peers["best transformers"]], ours), at_least=6))
+    else:
+        told_missing("train-vs-hf", "transformers")
     return table, targets
 
 

@@ -12,6 +12,7 @@ import argparse
 import importlib.metadata
 import json
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,11 +26,14 @@ import numpy as np
 from lungfast.compute import hardware
 from lungfast.files import write_json
 
+_STARTED = time.perf_counter()
 RECORDS = Path(__file__).parent / "records"
 PACKAGES = (
     "numpy",
     "numba",
+    "scipy",
     "torch",
+    "torchvision",
     "monai",
     "segment-anything",
     "zarr",
@@ -53,10 +57,13 @@ class Target:
     def asked(self) -> str:
         if self.at_least is not None:
             return f">={self.at_least:g}"
-        return "none" if self.at_most is None else f"<={self.at_most:g}"
+        return "" if self.at_most is None else f"<={self.at_most:g}"
 
     @property
-    def met(self) -> bool:
+    def met(self) -> bool | None:
+        """None where nothing was asked."""
+        if not self.asked:
+            return None
         return (self.at_least is None or self.value >= self.at_least) and (
             self.at_most is None or self.value <= self.at_most
         )
@@ -87,7 +94,8 @@ def print_targets(path: Path) -> None:
     """Where the record is, and a line per target."""
     print(path)
     for target in map(_target, json.loads(path.read_text(encoding="utf-8"))["targets"]):
-        print(f"{target.name} ratio {target.value:.3g} target {target.asked}")
+        asked = f"target {target.asked}" if target.asked else "reported"
+        print(f"{target.name} ratio {target.value:.4g} {asked}")
 
 
 def _target(content: Mapping[str, Any]) -> Target:
@@ -179,6 +187,23 @@ def wait_for(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
+def told_missing(row: str, package: str) -> None:
+    """A line for a row that cannot be measured here."""
+    print(f"{row} skipped: {package} is not installed (pip install '.[bench]')", flush=True)
+
+
+def commit() -> str:
+    """Of the code that was measured, with ``+`` where it was changed since; empty outside a checkout."""
+    asked = ("describe", "--always", "--abbrev=10", "--dirty=+", "--exclude=*")
+    try:
+        found = subprocess.run(
+            ["git", *asked], cwd=RECORDS.parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return found.stdout.strip()
+
+
 def versions() -> dict[str, str]:
     """Installed versions of the packages that a figure depends on; absent ones are left out."""
     found = {}
@@ -201,6 +226,8 @@ def write_record(name: str, content: dict[str, Any], *, quick: bool) -> Path:
         "date": datetime.now(UTC).date().isoformat(),
         "hardware": hardware(str(content.get("device", "cpu"))).as_dict(),
         "versions": versions(),
+        "commit": commit(),
+        "seconds": round(time.perf_counter() - _STARTED, 1),
     }
     lists = {key: [asdict(one) for one in content.get(key, ())] for key in ("targets", "plots")}
     write_json(path, head | content | lists)

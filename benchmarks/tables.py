@@ -1,6 +1,6 @@
 """Write benchmarks/README.md and its plots from the records: ``python -m benchmarks.tables``.
 
-Comes in: records/*.json. Goes out: README.md and plots/*.svg, so that no figure in them is typed by hand.
+Comes in: records/*.json. Goes out: README.md and plots/*.svg, so that no figure in them is typed again.
 """
 
 from __future__ import annotations
@@ -41,15 +41,18 @@ def section(record: Mapping[str, Any]) -> str:
     shown = "\n\n".join([*map(markdown_table, rows_of), *pictures])
     hardware = record["hardware"]
     bf16 = "with" if hardware["bf16"] else "without"
+    tiles = ", AMX" if hardware.get("amx") else ""
     place = (
-        f"{hardware['cpu']}, {hardware['cores']} cores ({bf16} native bf16), {hardware['memory_gib']} GiB, "
-        f"device {hardware['device']}, {hardware['system']}"
+        f"{hardware['cpu']}, {hardware['cores']} cores ({bf16} native bf16{tiles}), "
+        f"{hardware['memory_gib']} GiB, device {hardware['device']}, {hardware['system']}"
     )
     script = record.get("script", f"bench_{record['name']}.py")
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    took = f", {record['seconds']:.0f} s" if "seconds" in record else ""
+    code = f", commit {record['commit']}" if record.get("commit") else ""
     return (
         f"## {record['title']}\n\n{record['question']}\n\n{shown}\n\n"
-        f"`{script}`, {record['date']}: {place}; {versions}.\n"
+        f"`{script}`, {record['date']}{took}{code}: {place}; {versions}.\n"
     )
 
 

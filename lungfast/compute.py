@@ -130,6 +130,15 @@ def _group_limit() -> int | None:
     return int(text) if text.isdigit() else None
 
 
+def keep_compiled() -> None:
+    """What torch.compile makes is kept in the user's cache folder, so that the next process starts warm.
+
+    Unless TORCHINDUCTOR_CACHE_DIR says where; torch's own place is the temporary folder.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home / "lungfast" / "compiled"))
+
+
 def peak_memory_mb() -> int:
     """Of the process so far; Linux counts in KiB, macOS in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -144,6 +153,8 @@ class Hardware:
     cores: int
     memory_gib: float
     bf16: bool
+    amx: bool
+    """Whether it multiplies matrices in tiles, several times as fast."""
     device: str
     system: str
 
@@ -160,6 +171,7 @@ def hardware(device: str = "cpu") -> Hardware:
         cores=cpu_count(),
         memory_gib=round(_machine_memory() / 2**30, 1),
         bf16=cpu_has_bf16(),
+        amx=re.search(r"\bamx_bf16\b", text) is not None,
         device=device if device == "cpu" else f"{device} ({_gpu_name(device)})",
         system=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     )

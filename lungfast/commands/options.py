@@ -163,9 +163,9 @@ arithmetic = compose(
         type=click.Choice(["auto", "on", "off"]),
         default="auto",
         show_default=True,
-        help="torch.compile; auto: on a GPU (a CPU has kernels of its own that are as fast).",
+        help="torch.compile; auto: on a GPU, from 4,000 steps on (a CPU has kernels that are as fast).",
     ),
-    click.option("--exact", is_flag=True, help="The slow reference: fp32, and nothing compiled."),
+    click.option("--exact", is_flag=True, help="The slow reference: fp32, without torch.compile."),
 )
 
 training_options = compose(

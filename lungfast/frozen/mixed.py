@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
+from lungfast.compute import keep_compiled
 from lungfast.frozen.mixed_blocks import Block, CpuBlock, Space
 
 
@@ -119,6 +120,7 @@ class _Compiled:
 
     @staticmethod
     def _settle(*sample: Any) -> AddNorm:
+        keep_compiled()
         compiled: AddNorm = torch.compile(_add_norm)
         try:
             compiled(*sample)

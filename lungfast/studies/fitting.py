@@ -23,10 +23,14 @@ from lungfast.runs import RunFolder, read_tensors
 from lungfast.scored.scores import DEFAULT_THRESHOLDS
 from lungfast.studies.pace import timed
 from lungfast.studies.workspace import Workspace, row_budget, stack_width
+from lungfast.trained.batches import steps_of
 from lungfast.trained.trainer import Fitted, TrainConfig, Trainer
 
 CHECKPOINT_SECONDS = 60.0
 """A checkpoint of nine decoders is 0.6 GB: once a minute costs about 1 % of the time."""
+COMPILE_FROM_STEPS = 4_000
+"""On an H200 a step of nine decoders and 8 images takes 12 ms compiled, 19 ms recorded alone (docs/speed.md);
+compiling takes half a minute."""
 CHOSEN = "chosen.json"
 _PREFIX = "mask_decoder."
 _LOSSES = ("train_loss", "val_loss")
@@ -99,7 +103,7 @@ class Fitter:
 
     def fit(self, plan: Plan, executor: Executor) -> list[Trained]:
         """Train what has no decoder file yet; the order of the plan is kept."""
-        self._choose_once(len(plan))
+        self._choose_once(plan)
         self.hold_rows(plan)
         done = {config.key: found for config in plan.configs if (found := self._finished(config.key))}
         # A part is trained again as a whole: another stack width would round differently.
@@ -130,7 +134,7 @@ class Fitter:
         tensors, _ = read_tensors(self._run.decoder_path(key))
         return {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
 
-    def _choose_once(self, n_decoders: int) -> None:
+    def _choose_once(self, plan: Plan) -> None:
         """Precision, compilation and stack width: fixed before the first step, kept for a resume."""
         if (self._run.path / CHOSEN).exists():
             self.chosen = dict(self._run.read(CHOSEN))
@@ -140,15 +144,15 @@ class Fitter:
         self.chosen = {
             "precision": precision.name,
             "why": precision.reason,
-            "compile": self._compiles(),
-            "width": stack_width(self._settings.memory_bytes, n_decoders, device),
+            "width": stack_width(self._settings.memory_bytes, len(plan), device),
         }
+        self.chosen["compile"] = compiles(self._settings.compile, device, self._steps(plan))
         self._run.write(CHOSEN, self.chosen)
 
-    def _compiles(self) -> bool:
-        """``auto``: on a GPU only; the CPU kernels are as fast by hand, and compiling takes 100 s."""
-        asked = self._settings.compile
-        return asked == "on" or (asked == "auto" and self._workspace.device.type == "cuda")
+    def _steps(self, plan: Plan) -> int:
+        """Of all parts of the plan, at most."""
+        train, longest = self._settings.train, max(len(rows) for rows in plan.train_rows_K)
+        return len(self.parts(plan)) * train.epochs * steps_of(longest, train.batch_size)
 
     def _fit_part(self, plan: Plan) -> list[Trained]:
         trainer = self._trainer(plan)
@@ -210,6 +214,11 @@ class Fitter:
     def _finished(self, key: str) -> Trained | None:
         path = self._run.decoder_path(key)
         return _account(key, read_tensors(path, names=())[1]) if path.exists() else None
+
+
+def compiles(asked: str, device: torch.device, n_steps: int) -> bool:
+    """``auto``: where a GPU makes :data:`COMPILE_FROM_STEPS`; a CPU's kernels are as fast by hand."""
+    return asked == "on" or (asked == "auto" and device.type == "cuda" and n_steps >= COMPILE_FROM_STEPS)
 
 
 def _notes_of(one: Trained) -> dict[str, Any]:

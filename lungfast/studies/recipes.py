@@ -152,7 +152,8 @@ BEST = TrainingRecipe(
     test_views=8,
     points_per_lung=3,
 )
-"""Decided on validation images of fold 0 and on a set not trained on: benchmarks/bench_recipe.py."""
+"""Decided on validation images of fold 0 and on a set not trained on (benchmarks/bench_recipe.py, an arm
+each); where its record has no row, the first value was kept."""
 
 
 def training_recipe(name: str) -> TrainingRecipe:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lungfast.compute import keep_compiled
 from lungfast.trained.decoder import Inputs, decode
 from lungfast.trained.losses import segmentation_loss
 
@@ -68,6 +69,7 @@ class PieceRunner:
         Once, while ``untried``.
         """
         self.untried = False
+        keep_compiled()
         compiled = torch.compile(piece_loss, dynamic=False, fullgraph=True)
         try:
             _gradients(compiled, params, piece)

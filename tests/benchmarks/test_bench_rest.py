@@ -12,11 +12,13 @@ import torch
 from benchmarks import (
     bench_cache,
     bench_embed,
+    bench_exact,
     bench_gpu,
     bench_jobs,
     bench_memory,
     bench_recipe,
     bench_scale,
+    bench_techniques,
     films,
     plots,
     weights,
@@ -25,7 +27,7 @@ from benchmarks.limits import Step, encoder_flop
 from lungfast.data.datasets import list_montgomery, list_shenzhen
 from lungfast.frozen.checkpoints import read_checkpoint
 
-LINE = re.compile(r"^([a-z0-9-]+) ratio [0-9.e+-]+ target ([<>]=[0-9.e+]+|none)$", re.MULTILINE)
+LINE = re.compile(r"^([a-z0-9-]+) ratio [0-9.e+-]+ (target [<>]=[0-9.e+]+|reported)$", re.MULTILINE)
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +49,27 @@ def test_reading(capsys) -> None:
     sizes = {row["layout"]: row["bytes on disk"] for row in compared}
     assert sizes["bare, one file"] == 1
     assert all(size < 1 for layout, size in sizes.items() if "zstd" in layout)
+
+
+def test_arithmetic_is_compared_image_by_image(capsys) -> None:
+    default, exact, int8 = json.loads(bench_exact.main(["--quick"]).read_text())["tables"][0]
+    assert rows_said(capsys.readouterr().out) == ["f1-exact-montgomery", "f1-int8-montgomery"]
+    assert default["less the default"] == default["largest of an image"] == 0
+    for row in (exact, int8):
+        assert row["images"] == 10
+        assert row["95 % from"] <= row["less the default"] <= row["to"]
+        assert row["F1"] - default["F1"] == pytest.approx(row["less the default"])
+        assert 0 < row["largest of an image"] < 0.05
+
+
+def test_every_technique_can_be_switched_off() -> None:
+    """And each switch is named; pieces are watched, as a switch may do nothing."""
+    record = json.loads(bench_techniques.main(["--quick"]).read_text())
+    step, pieces, _, scoring = record["tables"]
+    said = {next(iter(row.values())).removeprefix("without: ") for row in (*step, *pieces, *scoring)}
+    assert {*bench_techniques.TRAINING, *bench_techniques.SCORING} < said
+    assert "pieces of a batch that stay in the cache" in said
+    assert all(row["gain"] > 0 for row in (*step, *pieces, *scoring))
 
 
 def test_embedding(capsys) -> None:

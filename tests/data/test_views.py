@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lungfast.data.views import ViewConfig, film_places, make_views, mean_on_film, random_placement
 from lungfast.errors import UsageError
 from lungfast.geometry import Frame, resize_image
-from lungfast.records import Float64, ResizeRule, Sample, Size
+from lungfast.records import Bool, Float32, Float64, ResizeRule, Sample, Size
 
 STILL = ViewConfig(
     rotation_deg=0, scale=1, stretch=1, shift=0, gamma=1, contrast=1, brightness=0, share_rough=0
@@ -59,6 +59,24 @@ def test_a_view_that_alters_nothing_is_the_film() -> None:
     assert frame.resized_size == moved.resized_size
     union, shown = (np.logical_or(*masks.values()) for masks in (made.masks, view.masks))
     assert (frame.target_hw(union, (32, 32)) != moved.target_hw(shown, (32, 32))).mean() < 0.02
+
+
+@pytest.mark.parametrize("native", [(400, 320), (320, 400)])
+@pytest.mark.parametrize("resize", ["longest", "squash"])
+def test_masks_of_views_average_to_the_mask_of_the_film(native: Size, resize: ResizeRule) -> None:
+    """Drawn by make_views and brought back by mean_on_film, as a decoder's answers about the views are."""
+    made, config, low = sample(native), ViewConfig(), (64, 64)
+    frame = Frame.of(native, 256, resize)
+
+    def answer(mask_HW: Bool) -> Float32:
+        of_view = Frame.of(mask_HW.shape, 256, resize)
+        return np.where(of_view.target_hw(mask_HW, low), np.float32(1), np.float32(-1))
+
+    views = make_views(made, 9, frame.resized_size, config, mask_scale=2)
+    said = [answer(np.logical_or(*one.masks.values())) for one in (made, *views)]
+    found_hw = mean_on_film(np.stack(said), made.id, frame, config) > 0
+    differing = (found_hw != (said[0] > 0))[: frame.valid_extent(low)[0], : frame.valid_extent(low)[1]]
+    assert differing.sum() < 0.05 * (said[0] > 0).sum()
 
 
 sizes = st.tuples(st.integers(20, 5000), st.integers(20, 5000))

@@ -17,7 +17,7 @@ from lungfast.runs import open_run
 from lungfast.scored.kernels import count_image, threshold_edges
 from lungfast.scored.scores import scores_of
 from lungfast.studies import fitting
-from lungfast.studies.fitting import Settings, Trained
+from lungfast.studies.fitting import COMPILE_FROM_STEPS, Settings, Trained, compiles
 from lungfast.studies.protocol import Study
 from lungfast.studies.tables import best_of, cells_of
 from lungfast.studies.workspace import DECODER_BYTES, PROCESS_BYTES, Workspace, row_budget, stack_width
@@ -180,3 +180,11 @@ def test_memory_is_shared_between_decoders_and_rows() -> None:
     assert row_budget(small, 1, cpu) == 2 * DECODER_BYTES
     with pytest.raises(UsageError, match="too small to train"):
         stack_width(PROCESS_BYTES, 1, cpu)
+
+
+def test_compiling_is_for_long_runs_on_a_gpu() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    many, few = COMPILE_FROM_STEPS, COMPILE_FROM_STEPS - 1
+    assert [compiles("auto", device, n) for device in (cpu, gpu) for n in (few, many)] == [False] * 3 + [True]
+    assert compiles("on", cpu, 1)
+    assert not compiles("off", gpu, many)

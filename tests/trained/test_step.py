@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from lungfast.errors import UsageError
 from lungfast.trained import step as step_module
@@ -203,7 +204,9 @@ def test_workers_give_the_same_step(workers, groups, monkeypatch):
         torch.testing.assert_close(alone._grads_KL, together._grads_KL, rtol=1e-8, atol=1e-12)
 
 
-def test_compiled_steps_equal_eager_ones():
+def test_compiled_steps_equal_eager_ones_and_are_compiled_once():
+    torch._dynamo.reset()
+    counters.clear()
     batch = make_batch(decoders=2)
     states = [sam_decoder(seed=k).state_dict() for k in range(2)]
     eager, compiled = (make_step(make_stack(states), compile=flag) for flag in (False, True))
@@ -214,6 +217,11 @@ def test_compiled_steps_equal_eager_ones():
     np.testing.assert_allclose(results[0].loss_K, results[1].loss_K, rtol=1e-5)
     error = float((eager._grads_KL - compiled._grads_KL).abs().max())
     assert error < 1e-4 * float(eager._grads_KL.abs().max())
+    graphs = counters["stats"]["unique_graphs"]
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for active_K in (np.array([True, True]), np.array([False, True])):
+            train(compiled, make_batch(decoders=2), active_K)
+    assert counters["stats"]["unique_graphs"] == graphs <= 2
 
 
 def test_a_failing_compiler_is_announced_and_changes_nothing(monkeypatch):
