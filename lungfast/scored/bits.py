@@ -18,11 +18,6 @@ _BIT_BYTES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).view
 """Packed byte -> eight bytes 0/1 of one word in pixel order: one add sums eight columns."""
 _FROM = np.packbits(np.arange(64) >= np.arange(64)[:, None], axis=1).view(np.uint64)[:, 0].copy()
 """Place of a bit in a packed word -> the word in which it and all that follow are set."""
-_SWAPS = tuple(
-    (np.uint64(step), np.uint64(mask))
-    for step, mask in ((1, 0x5555555555555555), (2, 0x3333333333333333), (4, 0x0F0F0F0F0F0F0F0F))
-)
-"""Neighbours, pairs and halves of a byte change places: its bits are then in reverse."""
 
 
 class Truth(NamedTuple):
@@ -88,13 +83,11 @@ def ones(word: np.uint64) -> np.int64:
 
 @lean
 def word_at(truth: Truth, bit: int) -> np.uint64:
-    """64 bits from one that begins a byte on, the first lowest (what follows the last bit of all is 0)."""
+    """64 bits from one that begins a byte on, byte by byte as they lie (0 beyond the last of all)."""
     k, shift = bit >> 6, np.uint64(bit & 63)
     word = _word_or_none(truth, k) >> shift
     if shift:
         word |= _word_or_none(truth, k + 1) << (np.uint64(64) - shift)
-    for step, mask in _SWAPS:
-        word = ((word >> step) & mask) | ((word & mask) << step)
     return word
 
 

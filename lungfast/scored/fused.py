@@ -18,7 +18,7 @@ from lungfast.records import Float32, Int64
 from lungfast.scored.bins import FIVE, Bins, find
 from lungfast.scored.bits import Patch, Truth, rectangle
 from lungfast.scored.looks import FEW, Desk, look
-from lungfast.scored.stretch import PAD, Field, Reach
+from lungfast.scored.stretch import LANES, PAD, Field, Reach
 
 CHUNK = 32
 """Samples tested together for lying in one bin."""
@@ -44,6 +44,8 @@ def count_pixels(
         np.empty((h, width + PAD), np.float32),
         np.zeros(h, np.bool_),
         np.empty((2, width + PAD), np.float32),
+        np.empty(LANES, np.float32),
+        np.empty(LANES, np.float32),
         np.empty(FEW + FIVE, np.int64),
         np.empty(truth.packed.shape[1] + 1, np.uint64),
     )

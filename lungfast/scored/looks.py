@@ -17,7 +17,7 @@ from lungfast.compiled import lean
 from lungfast.records import Bool, Float32, Int64
 from lungfast.scored.bins import FIVE, Bins, find
 from lungfast.scored.bits import Patch, Truth, column_sums, pixel, total
-from lungfast.scored.lanes import Pair, count_pair_above
+from lungfast.scored.lanes import Mixture, Pair, Span, Stretched, count_pair_above
 from lungfast.scored.stretch import LANES, Field, blocks, mix, stretch
 
 CHUNK = 32
@@ -41,6 +41,8 @@ class Desk(NamedTuple):
     stretched_hW: Float32
     is_stretched_h: Bool
     pair_2W: Float32
+    base_L: Float32
+    slope_L: Float32
     above_Q: Int64
     sums: npt.NDArray[np.uint64]
 
@@ -49,7 +51,7 @@ class Desk(NamedTuple):
 def look(field: Field, truth: Truth, bins: Bins, desk: Desk, patch: Patch, packed_B: Int64) -> None:
     """Every pixel of a patch: few edges are compared with all in full vectors, many looked up."""
     rows, begin = field.rows, patch.first & ~7  # from a whole byte of truth on, in whole blocks
-    lead, end, n = patch.first - begin, patch.last - begin, blocks(begin, patch.last)
+    n, span = blocks(begin, patch.last), Span(begin, patch.first, patch.last)
     few, n_edges = packed_B.size <= FEW + 1, packed_B.size - 1
     top, bottom = rows.first[patch.start], rows.last[patch.start] + 1
     desk.above_Q[:] = 0
@@ -67,20 +69,15 @@ def look(field: Field, truth: Truth, bins: Bins, desk: Desk, patch: Patch, packe
             stop < patch.stop and stop - start < GROUP and rows.input_first[stop] == rows.input_first[start]
         ):
             stop += 1
-        for side in range(2):
-            i = rows.input_second[start] if side else rows.input_first[start]
-            y, z, weight = rows.low_first[i] - top, rows.low_second[i] - top, rows.low_weight[i]
-            mix(source[y, begin : begin + n], source[z, begin : begin + n], weight, desk.pair_2W[side, :n])
-        weights = rows.input_weight[start:stop]
+        i, j, weights = rows.input_first[start], rows.input_second[start], rows.input_weight[start:stop]
+        upper = Mixture(rows.low_first[i] - top, rows.low_second[i] - top, rows.low_weight[i])
+        lower = Mixture(rows.low_first[j] - top, rows.low_second[j] - top, rows.low_weight[j])
         if few:
-            base_W, slope_W = desk.pair_2W[0, :n], desk.pair_2W[1, :n]
-            for c in range(n):
-                slope_W[c] -= base_W[c]
-            _hide(base_W, slope_W, 0, lead)
-            _hide(base_W, slope_W, end, n)
-            first_bit = start * truth.packed.shape[1] * 8 + begin
-            count_pair_above(Pair(base_W, slope_W, weights), truth, first_bit, bins.edges, desk.above_Q)
+            pair, stretched = Pair(upper, lower, weights), Stretched(source, desk.base_L, desk.slope_L)
+            count_pair_above(stretched, pair, truth, start, span, bins.edges, desk.above_Q)
         else:
+            _mixed(source, upper, span, desk.pair_2W[0])
+            _mixed(source, lower, span, desk.pair_2W[1])
             _count_pair(desk, weights, truth, Patch(start, stop, patch.first, patch.last), bins, packed_B)
         start = stop
     for q in range(n_edges if few else 0):  # above an edge, but not above the next: in the bin between
@@ -88,9 +85,10 @@ def look(field: Field, truth: Truth, bins: Bins, desk: Desk, patch: Patch, packe
 
 
 @lean
-def _hide(base_W: Float32, slope_W: Float32, first: int, last: int) -> None:
-    """Columns that are not of the patch lie above no edge."""
-    base_W[first:last], slope_W[first:last] = -np.inf, 0
+def _mixed(source: Float32, row: Mixture, span: Span, out_W: Float32) -> None:
+    """The columns of a span of an input row, whole blocks."""
+    first, last = span.begin, span.begin + blocks(span.begin, span.last)
+    mix(source[row.first, first:last], source[row.second, first:last], row.weight, out_W[: last - first])
 
 
 @lean
