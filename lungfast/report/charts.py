@@ -42,7 +42,7 @@ END = WIDTH - RIGHT
 STRIP_ROW = 38
 STRIP_LEFT = 12
 STRIP_TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
-LABEL_HEIGHT = 12
+LABEL_HEIGHT, TICK_WIDTH = 12, 18
 JITTER_NAMES = 58
 JITTER_LINES = ("val", "train", "third", "fourth")
 MOST_POINTS = 160
@@ -163,6 +163,15 @@ def _apart(y: float, taken: Sequence[float]) -> float:
     return next(height for height in free if all(abs(height - one) >= LABEL_HEIGHT for one in taken))
 
 
+def _spaced(values: Sequence[float], scale: Scale) -> list[float]:
+    """Those of rising values whose numbers do not touch on an axis, from the first on."""
+    kept: list[float] = []
+    for value in values:
+        if not kept or scale(value) - scale(kept[-1]) >= TICK_WIDTH:
+            kept.append(value)
+    return kept
+
+
 def jitter_curve(name: str, rows: Sequence[Row]) -> str:
     """Mean F1 per image with its interval, over pixels of jitter; one line a prompt, named at its end."""
     values = [value for row in rows for value in (row["f1_image"]["ci95"] or [row["f1_image"]["mean"]])]
@@ -170,9 +179,8 @@ def jitter_curve(name: str, rows: Sequence[Row]) -> str:
     x = Scale(low=0, high=most or 1, start=LEFT, end=END - JITTER_NAMES)
     y = Scale(low=min(values) - 0.005, high=max(values) + 0.005, start=FLOOR, end=TOP)
     marks = [y_axis(y, steps(y.low, y.high, 4), END - JITTER_NAMES, 3)]
-    marks.append(
-        x_axis(x, sorted({float(row["jitter_px"]) for row in rows}), FLOOR, "jitter, px of 1024", -1)
-    )
+    asked = sorted({float(row["jitter_px"]) for row in rows})
+    marks.append(x_axis(x, _spaced(asked, x), FLOOR, "jitter, px of 1024", -1))
     told = []
     ends: list[float] = []
     for prompt, cls in zip(dict.fromkeys(row["prompt"] for row in rows), cycle(JITTER_LINES), strict=False):

@@ -60,7 +60,7 @@ def comparisons_table(material: Material) -> Table:
         rows.append(
             [
                 words(title(name)),
-                words(one["family"]),
+                words(facts.named(one["family"])),
                 words(facts.named(one["name"])),
                 Cell(
                     text=difference(one["difference"], FINE).text,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lungfast.report import heat
+from lungfast.report import charts, heat
 from lungfast.report.embedded import example_images, safe_json
 from lungfast.report.further import further_tables
 from lungfast.report.material import Material
@@ -204,3 +204,9 @@ def test_a_grid_over_prompts_and_seeds_is_a_map_each() -> None:
     cells = [[cell for _, row in one.rows for cell in row] for one in (points, box)]
     assert [sum(cell.best for cell in some) for some in cells] == [1, 0]
     assert all(cell.text == "0.5000" for cell in cells[1])
+
+
+def test_numbers_on_an_axis_do_not_touch() -> None:
+    scale = Scale(low=0, high=160, start=40, end=240)
+    assert charts._spaced([0, 5, 10, 20, 40, 80, 160], scale) == [0, 20, 40, 80, 160]
+    assert charts._spaced([0, 20, 80], scale) == [0, 20, 80]
