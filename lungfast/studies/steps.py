@@ -14,6 +14,7 @@ from typing import Any
 
 from lungfast.data.perturbations import PERTURBATIONS
 from lungfast.frozen.encoders import decoder_origin
+from lungfast.records import PromptKind
 from lungfast.runs import ANSWER, read_json
 from lungfast.studies.baseline import BaselineConfig, baseline
 from lungfast.studies.curve import CurveConfig, learning_curves
@@ -100,7 +101,7 @@ class Steps:
         if len(self._workspaces) == 2:
             n_images = sum(len(one.cache.images) for one in self._workspaces.values())
             # of every prompt and seed: one decoder on its own set's fold, one on the other's, and all on all
-            met = len(recipe.prompts) * len(recipe.seeds) * (2 + recipe.folds)
+            met = len(self._travelling()) * len(recipe.seeds) * (2 + recipe.folds)
             steps.append(self._step(TRANSFER, None, met * n_images * SCORED_SHARE))
         return steps + [self._quality_step(name) for name in self._workspaces]
 
@@ -266,9 +267,13 @@ class Steps:
         a, b = (
             Site(name=name, workspace=one, run=self._cv_run(name)) for name, one in self._workspaces.items()
         )
-        config = config_of(a, b, [prompt.kind for prompt in self._recipe.prompts])
+        config = config_of(a, b, self._travelling())
         body = transfer(config, a, b, self._memory, self._listener)
         run_scoring(self._scoring_request(None, TRANSFER, config), a.workspace, body)
+
+    def _travelling(self) -> list[PromptKind]:
+        """Prompts whose decoders are tested on the other set."""
+        return [one.kind for one in self._recipe.prompts if one.kind in self._recipe.travelling]
 
     def _quality(self, name: str) -> None:
         finished, workspace = self._cv_run(name), self._workspaces[name]

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lungfast.frozen.prompts import PromptConfig
-from lungfast.records import LossName
+from lungfast.records import LossName, PromptKind
 from lungfast.scored.scores import DEFAULT_THRESHOLDS, PAPER_THRESHOLDS
 from lungfast.studies.fitting import Settings
 from lungfast.studies.jitter import PIXELS
@@ -22,9 +22,10 @@ from lungfast.trained.unet import PRESETS, UnetConfig
 FOLDS = 5
 LONG_CURVE = 1.5
 """Times the epochs of a recipe that has the paper's or more: to see what comes after the hundredth."""
-QUICK_IMAGES = 550
-"""Training images that a decoder of a quick recipe sees, repetitions counted: 7 epochs of 83, 2 of 340."""
-QUICK_EPOCHS = (2, 10)
+QUICK_IMAGES, QUICK_UNET_IMAGES = 340, 550
+"""Training images that a decoder of a quick recipe sees, repetitions counted: 4 epochs of 83, 1 of 340; and
+its U-Net, which starts from nothing: 7 and 2 epochs."""
+QUICK_EPOCHS = (1, 10)
 QUICK_GRID = 0.5
 """The share of its epochs that the grid gets in a quick recipe."""
 QUICK_PERTURBED = 20
@@ -53,6 +54,8 @@ class Recipe:
     seeds: tuple[int, ...] = (0,)
     split_seed: int = 0
     jitter_px: tuple[int, ...] = PIXELS
+    travelling: tuple[PromptKind, ...] = ("points", "box", "both", "box-auto", "both-auto")
+    """Prompts whose decoders are tested on the other set."""
     grid_share: float = 1.0
     unet: UnetConfig = PRESETS["small"]
     unet_epochs: Mapping[str, int] = field(default_factory=dict)
@@ -141,15 +144,18 @@ def paper_recipe(
 ) -> Recipe:
     """The paper's protocol for sets of ``n_train`` training images a fold; ``quick`` for a first look."""
     low, high = QUICK_EPOCHS
-    few = {name: min(high, max(low, round(QUICK_IMAGES / n))) for name, n in n_train.items()}
-    default = few if quick else dict.fromkeys(n_train, PAPER_EPOCHS)
+
+    def few(images: int) -> dict[str, int]:
+        return {name: min(high, max(low, round(images / n))) for name, n in n_train.items()}
+
+    default = few(QUICK_IMAGES) if quick else dict.fromkeys(n_train, PAPER_EPOCHS)
     unet = PRESETS["full" if on_gpu else "small"]
     recipe = Recipe(
         name="paper, quick" if quick else "paper",
         epochs=default | dict(epochs or {}),
         seeds=tuple(range(seeds)),
         unet=unet,
-        unet_epochs=(few if quick else {}) | dict(unet_epochs or {}),
+        unet_epochs=(few(QUICK_UNET_IMAGES) if quick else {}) | dict(unet_epochs or {}),
     )
     if not quick:
         return recipe
@@ -157,6 +163,7 @@ def paper_recipe(
         recipe,
         grid_share=QUICK_GRID,
         jitter_px=(0, 20, 80),
+        travelling=("points", "box-auto"),
         perturbed=min(QUICK_PERTURBED, max(1, min(n_train.values()) // 2)),
         multimask=False,
     )

@@ -30,6 +30,8 @@ def test_the_papers_epochs_and_budgets_by_set() -> None:
     assert quick.curve_epochs("montgomery") is None
     assert quick.grid_epochs("montgomery") < quick.epochs["montgomery"]
     assert quick.unet_of("shenzhen").epochs < quick.unet_of("montgomery").epochs
+    assert quick.unet_of("shenzhen").epochs > quick.epochs["shenzhen"]
+    assert set(quick.travelling) < set(paper_recipe(sizes).travelling) == {one.kind for one in quick.prompts}
     assert paper_recipe(sizes, seeds=3).seeds == (0, 1, 2)
 
 
