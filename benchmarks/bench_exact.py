@@ -79,10 +79,9 @@ def compared(name: str, arm: str, ours: Mapping[str, Any], base: Mapping[str, An
 def measure(data: Path, work: Path, epochs: Mapping[str, int], *, folds: int = 5) -> list[dict[str, Any]]:
     rows = []
     for name, budget in epochs.items():
+        caches = {dtype: cache_of(name, dtype, data, work) for dtype in {dtype for dtype, _ in ARMS.values()}}
         found = {
-            arm: trained(
-                cache_of(name, dtype, data, work), precision, budget, work / "runs" / name / arm, folds=folds
-            )
+            arm: trained(caches[dtype], precision, budget, work / "runs" / name / arm, folds=folds)
             for arm, (dtype, precision) in ARMS.items()
         }
         rows += [compared(name, arm, content, found["default"]) for arm, content in found.items()]

@@ -129,8 +129,9 @@ def watched_pieces() -> Iterator[set[tuple[int, int]]]:
     seen: set[tuple[int, int]] = set()
 
     def piece_size(*args: Any) -> tuple[int, int]:
-        seen.add(cutting.piece_size(*args))
-        return cutting.piece_size(*args)
+        size = cutting.piece_size(*args)
+        seen.add(size)
+        return size
 
     with patch.object(step, "piece_size", piece_size):
         yield seen

@@ -103,7 +103,7 @@ def predict(
 def report(folder: str | Path, out: str | Path | None = None, *, cache: str | None = None) -> list[Path]:
     """Write the report of a finished run, or of a reproduction, into ``out`` or its own folder.
 
-    ``cache`` is where the cache of a cv run is, if it has moved; without it the report shows no masks.
+    ``cache`` is where the cache of a cv run is, if it has moved: its masks are predicted from there, once.
     """
     complete_examples(Path(folder), cache=cache, note=lambda _: None)
     return write_report(read_material(Path(folder)), Path(out or folder))

@@ -48,7 +48,7 @@ def command(cache: str, output: Path, *, multimask: bool, prior_from: str | None
         multimask=multimask,
         folds=options["folds"],
         split_seed=options["split_seed"],
-        prior_sha256=(elsewhere.cache.fingerprint.data_sha256 if elsewhere else None) or "",
+        prior_sha256=elsewhere.cache.fingerprint.data_sha256 if elsewhere else None,
     )
     content = run_scoring(
         "baseline",

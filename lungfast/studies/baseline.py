@@ -49,7 +49,7 @@ class BaselineConfig:
     split_seed: int = 0
     seed: int = 0
     """Of the bootstrap."""
-    prior_sha256: str = ""
+    prior_sha256: str | None = None
     """The hash of the data that points, boxes and thresholds come from, where that is another cache's."""
 
 
@@ -76,7 +76,7 @@ def baseline(
     """
     if prior_from is not None:
         workspace.check_encoder_of(prior_from)
-        if shared := workspace.shared_pixels(prior_from):
+        if shared := workspace.pixels & prior_from.pixels:
             raise DataError(
                 f"points from {prior_from.cache.url} would know some of the images",
                 found=f"{len(shared)} whose pixels both caches have",

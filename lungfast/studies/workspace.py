@@ -118,10 +118,10 @@ class Workspace:
                 fix="embed both sets with the same encoder",
             )
 
-    def shared_pixels(self, other: Workspace) -> set[str]:
-        """Hashes of the images that another cache holds too."""
-        ours, theirs = ({image.content_sha256 for image in one.cache.images} for one in (self, other))
-        return ours & theirs
+    @cached_property
+    def pixels(self) -> frozenset[str]:
+        """Hashes of its images: what two caches share are images that both hold."""
+        return frozenset(image.content_sha256 for image in self.cache.images)
 
     def check_views(self, views: int, test_views: int) -> None:
         """UsageError where the cache has fewer views; CacheError where they cannot be averaged."""
