@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 import torch
 
+from lungfast import workers
 from lungfast.workers import MOST, Workers
 
 
@@ -44,3 +48,30 @@ def test_as_many_as_torch_may_use(monkeypatch: pytest.MonkeyPatch, threads: int,
     workers = Workers.of(torch.device("cpu"))
     assert (workers.n, workers._inner) == (n, inner)
     assert Workers.of(torch.device("cuda")).n == 1
+
+
+FAULTS = """
+import resource, torch
+from lungfast.workers import Workers
+def activation(_):
+    return float(torch.ones(2 << 20).sum())
+faults = []
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    Workers(2, 1).map(activation, range(20))
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(faults[-1])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_what_a_worker_frees_the_next_one_uses() -> None:
+    """20 activations of 8 MB are 40,960 pages where each is asked for anew."""
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 5000
+
+
+def test_without_glibc_freed_memory_goes_as_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda _: object())
+    workers._pool.cache_clear()
+    assert Workers(2, 1).map(str, [1, 2]) == ["1", "2"]

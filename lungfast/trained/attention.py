@@ -35,6 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lungfast.trained.fused import attend, update
+from lungfast.trained.norms import layer_norm
 from lungfast.trained.parameters import HEADS
 
 ABSORB_BELOW = 17
@@ -126,18 +127,12 @@ class ImageTokens:
         )
 
 
-def layer_norm(x_KC: Tensor, weight_KC: Tensor, bias_KC: Tensor, eps: float = 1e-5) -> Tensor:
-    """K layer norms over the last axis of (K, ..., C)."""
-    shape = x_KC.shape[-1:]
-    if weight_KC.shape[0] == 1:  # torch's fused kernel takes one weight
-        return F.layer_norm(x_KC, shape, weight_KC[0], bias_KC[0], eps)
-    per_decoder = (weight_KC.shape[0], *[1] * (x_KC.dim() - 2), *shape)
-    return F.layer_norm(x_KC, shape, eps=eps) * weight_KC.view(per_decoder) + bias_KC.view(per_decoder)
-
-
 def linear(x_KRTC: Tensor, weight_KOC: Tensor, bias_KO: Tensor | None) -> Tensor:
     """K linear layers, each on its own decoder's rows: (K, R, T, C) -> (K, R, T, O)."""
     k, r, t, c = x_KRTC.shape
+    if k == 1:  # whose gradients come in the weights' own layout
+        bias_O = None if bias_KO is None else bias_KO.squeeze(0)
+        return F.linear(x_KRTC, weight_KOC.squeeze(0), bias_O)
     rows = x_KRTC.reshape(k, r * t, c)
     weight = weight_KOC.transpose(1, 2)
     out = torch.bmm(rows, weight) if bias_KO is None else torch.baddbmm(bias_KO[:, None], rows, weight)
@@ -265,7 +260,7 @@ def _absorbed_to_token(
         samples = len(columns)
         rows_SJxC = rows.reshape(samples, -1, h * t, rows.shape[-1])
         sides = (image.value_SNC, image.position_SNC, image.encoding_NC)
-        one_norm = (norm[0][0], norm[1][0])
+        one_norm = (norm[0].squeeze(0), norm[1].squeeze(0))
         value, position = update(columns, bias_KRhT.reshape(samples, -1), rows_SJxC, sides, one_norm, t)
         return replace(image, value_SNC=value, position_SNC=position, share=Sharing.none(decoders, r))
     # logits lie as (heads, T, N): the softmax over the few tokens then runs along N, in full vectors

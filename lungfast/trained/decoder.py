@@ -6,7 +6,7 @@ logits of the single mask (``multimask_output=False``), and state dicts that loa
 What is left out because the mask does not depend on it: the IoU head, the hypernetworks of the other masks,
 and in the last attention all tokens but the mask's. The two transposed convolutions (kernel 2, stride 2) are
 matrix products per image token, 256 -> 4*64 and 64 -> 4*32; pixels come out token by token
-(``parameters.to_token_major``).
+(``parameters.to_token_major``; upscaling.py).
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from lungfast.trained.attention import (
     Sharing,
     image_to_token,
     key_bias,
-    layer_norm,
     linear,
     self_attention,
     token_to_image,
 )
-from lungfast.trained.fused import pixel_logits
+from lungfast.trained.norms import layer_norm
 from lungfast.trained.parameters import MASK_TOKEN, OUTPUT_TOKENS, Layout, from_token_major
+from lungfast.trained.pixels import LossOf
+from lungfast.trained.upscaling import mask_logits, mask_losses
 from lungfast.workers import Workers
 
 INFERENCE_TOKENS = 16384
@@ -57,7 +58,7 @@ class Inputs:
     tokens_KBIPC: Tensor
     mask_KBIP: Tensor
     fused: bool
-    """Through the hand-written kernels of fused.py: for one decoder, eager, on a CPU."""
+    """Through the hand-written passes of fused.py and pixels.py: for one decoder, eager, on a CPU."""
 
 
 def decode(params: Params, inputs: Inputs) -> Tensor:
@@ -65,9 +66,9 @@ def decode(params: Params, inputs: Inputs) -> Tensor:
 
     Computes in the dtype of ``params``; the result is at least float32.
     """
-    mask_KR1C, image_KRNC = _transform(params, inputs)
-    hyper_KRc = _hypernetwork(Scope(params, f"output_hypernetworks_mlps.{MASK_TOKEN}."), mask_KR1C).flatten(2)
-    logits_KRX = _mask_logits(Scope(params, "output_upscaling."), image_KRNC, hyper_KRc, fused=inputs.fused)
+    image_KRNC, hyper_KRc = _transform(params, inputs)
+    upscaling = Scope(params, "output_upscaling.")
+    logits_KRX = mask_logits(upscaling, image_KRNC, hyper_KRc, fused=inputs.fused)
     k, r, x = logits_KRX.shape
     images = inputs.tokens_KBIPC.shape[1]
     logits_KBIX = logits_KRX.view(k, images, r // images, x)
@@ -75,8 +76,13 @@ def decode(params: Params, inputs: Inputs) -> Tensor:
     return merged.to(torch.promote_types(merged.dtype, torch.float32))
 
 
+def decode_losses(params: Params, inputs: Inputs, loss_of: LossOf) -> Tensor:
+    """Losses (B,) of ``fused`` inputs with one prompt an image; see :func:`pixels.pixel_loss`."""
+    return mask_losses(Scope(params, "output_upscaling."), *_transform(params, inputs), loss_of)
+
+
 def _transform(params: Params, inputs: Inputs) -> tuple[Tensor, Tensor]:
-    """The two-way transformer: the mask token (K, R, 1, C) and the image tokens (K, R, N, C)."""
+    """The two-way transformer: image tokens (K, R, N, C), and the mask token's hypernetwork (K, R, C/8)."""
     tokens, bias = _all_tokens(params, inputs)
     k, r, *_ = tokens.shape
     groups, images, n, c = inputs.image_GBNC.shape
@@ -93,8 +99,9 @@ def _transform(params: Params, inputs: Inputs) -> tuple[Tensor, Tensor]:
     used = slice(1 + MASK_TOKEN, 2 + MASK_TOKEN)
     scope = Scope(params, "transformer.final_attn_token_to_image.")
     attended, image = token_to_image(scope, (queries + tokens)[:, :, used], image)
-    mask_token = _norm(params, "transformer.norm_final_attn", queries[:, :, used] + attended)
-    return mask_token, image.value_SNC.view(k, r, n, c)
+    mask_KR1C = _norm(params, "transformer.norm_final_attn", queries[:, :, used] + attended)
+    hyper_KR1c = _hypernetwork(Scope(params, f"output_hypernetworks_mlps.{MASK_TOKEN}."), mask_KR1C)
+    return image.value_SNC.view(k, r, n, c), hyper_KR1c.flatten(2)
 
 
 def _all_tokens(params: Params, inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -142,29 +149,6 @@ def _hypernetwork(params: Params, token_KR1C: Tensor) -> Tensor:
     hidden = linear(token_KR1C, params["layers.0.weight"], params["layers.0.bias"]).relu()
     hidden = linear(hidden, params["layers.1.weight"], params["layers.1.bias"]).relu()
     return linear(hidden, params["layers.2.weight"], params["layers.2.bias"])
-
-
-def _mask_logits(params: Params, image_KRNC: Tensor, hyper_KRc: Tensor, *, fused: bool) -> Tensor:
-    """Upscale (K, R, N, C) to N*16 pixels of C/8 channels and multiply by the hypernetwork: (K, R, N*16).
-
-    LayerNorm2d over the channels of a pixel is a plain layer norm here.
-    """
-    first, first_bias = _as_matrix(params, "0")
-    second, second_bias = _as_matrix(params, "3")
-    if fused:
-        weights = (first, first_bias, params["1.weight"], params["1.bias"], second, second_bias)
-        return pixel_logits(image_KRNC[0], hyper_KRc[0], tuple(weight[0] for weight in weights))[None]
-    k, r, n, _ = image_KRNC.shape
-    low = linear(image_KRNC, first.transpose(1, 2), first_bias).view(k, r, n * 4, -1)
-    low = F.gelu(_norm(params, "1", low, eps=1e-6))
-    high = F.gelu(linear(low, second.transpose(1, 2), second_bias)).view(k * r, n * 16, -1)
-    return torch.bmm(high, hyper_KRc.reshape(k * r, -1, 1)).view(k, r, -1)
-
-
-def _as_matrix(params: Params, name: str) -> tuple[Tensor, Tensor]:
-    """A transposed convolution of kernel and stride 2 as (K, C, 4*O) and (K, 4*O), columns (dy, dx, O)."""
-    weight_KCO22 = params[name + ".weight"]
-    return weight_KCO22.permute(0, 1, 3, 4, 2).flatten(2), params[name + ".bias"].repeat(1, 4)
 
 
 class DecoderStack:

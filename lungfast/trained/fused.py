@@ -1,27 +1,24 @@
 """The image side of the decoder by hand, forward and backward, for the CPU without a compiler.
 
 Comes in: what attention.py and decoder.py otherwise give to plain torch operations. Goes out: the same values
-and gradients, to rounding. Why: with N = 4096 image tokens the passes over (N, C) and (N*16, 32) cost as much
-as the products, and autograd makes many of them: it adds up five gradients of the image a block, some of them
-transposed, and sends the pixels through memory eight times. Here an image is worked on while it lies in the
-cache, the gradients of x and of x + encoding come from one product, and pixels are made 1024 tokens at a
-time. torch.compile on the plain operations takes 100 s to compile and needs a compiler.
+and gradients, to rounding. Why: with N = 4096 image tokens the passes over (N, C) cost as much as the
+products, and autograd makes many of them: it adds up five gradients of the image a block, some of them
+transposed. Here the gradients of x and of x + encoding come from one product, which adds to what is there
+already. The pixels are in pixels.py. torch.compile on the plain operations takes 100 s to compile and needs a compiler.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from lungfast.trained.norms import norm, norm_backward
 
 GROUP_BYTES = 2 << 20
 """Image tokens of samples that share an operation: 4 samples of 32x32 tokens in bf16, one of SAM's size. One
 by one, small products run at two thirds of the rate, and the calls cost as much as they do."""
-SLICE_BYTES = 2 << 20
-"""16 pixels of 32 channels of the image tokens worked on at once: 1024 tokens in fp32, 2048 in bf16."""
 
 _aten = torch.ops.aten
 
@@ -47,9 +44,8 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         columns, image, position, weights = ctx.saved_tensors
-        seen_grad, total = grads
+        seen_grad, image_grad = grads
         columns_grad = torch.empty_like(columns)
-        image_grad = torch.empty_like(image) if ctx.needs_input_grad[1] else None
         for s in _groups(image):
             weights_grad = torch.bmm(seen_grad[s], image[s].mT)
             logits_grad = _aten._softmax_backward_data(weights_grad, weights[s], 2, weights.dtype)
@@ -59,7 +55,7 @@ class _Attend(torch.autograd.Function):
                     torch.cat((weights[s], logits_grad), 1),
                     torch.cat((seen_grad[s], columns[s]), 1),
                 )
-                torch.baddbmm(total[s], left.mT, right, out=image_grad[s])
+                image_grad[s].baddbmm_(left.mT, right)  # in place: nobody else has it
         return columns_grad, image_grad, None
 
 
@@ -67,6 +63,7 @@ def attend(columns_SXC: Tensor, image_SNC: Tensor, position_SNC: Tensor) -> tupl
     """Token -> image attention, absorbed: what the tokens see (S, X, C), and the image for its next reader.
 
     ``position_SNC`` is the image plus a constant; no gradient is returned for it, the image's includes it.
+    The next reader's gradient of the image is overwritten by ours.
     """
     seen_SXC, next_SNC = _Attend.apply(columns_SXC, image_SNC, position_SNC)
     return seen_SXC, image_SNC if next_SNC is None else next_SNC
@@ -83,53 +80,48 @@ class _Update(torch.autograd.Function):
         image, position, encoding, weight, shift = rest
         n_users, n_tokens = tokens
         samples, n, channels = image.shape
-        out, there, summed = (image.new_empty(samples, n_users, n, channels) for _ in range(3))
+        summed = image.new_empty(samples, n_users, n, channels)
         attention = image.new_empty(samples, n_users, columns.shape[1] // n_users, n)
-        statistics = []
         for s in _groups(image):
             grouped = torch.baddbmm(bias[s][..., None], columns[s], position[s].mT).view(-1, n_tokens, n)
             torch.softmax(grouped, 1, out=attention[s].view(grouped.shape))
             for user in range(n_users):
-                summed[s, user] = torch.baddbmm(image[s], attention[s, user].mT, rows[s, user])
-            normed, *found = _norm(summed[s], weight, shift, 1e-5)
-            out[s] = normed
-            torch.add(normed, encoding, out=there[s])
-            statistics += found
+                torch.baddbmm(image[s], attention[s, user].mT, rows[s, user], out=summed[s, user])
+        summed = summed.flatten(0, 1)
+        out, *statistics = norm(summed, (weight, shift), 1e-5)
+        there = out + encoding
         ctx.save_for_backward(columns, rows, image, position, weight, shift, summed, attention, *statistics)
         ctx.n_tokens = n_tokens
-        there = there.flatten(0, 1)
         ctx.mark_non_differentiable(there)
-        return out.flatten(0, 1), there
+        ctx.set_materialize_grads(False)
+        return out, there
 
     @staticmethod
     def backward(ctx: Any, out_grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         columns, rows, image, position, weight, shift, summed, attention, *statistics = ctx.saved_tensors
         n_users, n = attention.shape[1], attention.shape[3]
-        out_grad = out_grad.view(summed.shape)
         columns_grad, rows_grad = torch.empty_like(columns), torch.empty_like(rows)
         bias_grad = columns.new_empty(columns.shape[:2])
-        image_grad = torch.empty_like(image) if ctx.needs_input_grad[4] else None
-        weight_grad, shift_grad = (torch.zeros_like(w, dtype=_sum_dtype(w)) for w in (weight, shift))
-        for g, s in enumerate(_groups(image)):
-            summed_grad, w_grad, s_grad = _norm_backward(
-                out_grad[s], summed[s], statistics[2 * g : 2 * g + 2], (weight, shift)
-            )
-            weight_grad += w_grad
-            shift_grad += s_grad
+        summed_grad, *norm_grads = norm_backward(out_grad, summed, statistics, (weight, shift))
+        summed_grad = summed_grad.view(-1, n_users, *summed_grad.shape[1:])
+        for s in _groups(image):
             attention_grad = torch.empty_like(attention[s])
             for user in range(n_users):
-                rows_grad[s, user] = torch.bmm(attention[s, user], summed_grad[:, user])
-                attention_grad[:, user] = torch.bmm(rows[s, user], summed_grad[:, user].mT)
+                torch.bmm(attention[s, user], summed_grad[s, user], out=rows_grad[s, user])
+                torch.bmm(rows[s, user], summed_grad[s, user].mT, out=attention_grad[:, user])
             grouped = (-1, ctx.n_tokens, n)
             logits_grad = _aten._softmax_backward_data(
                 attention_grad.view(grouped), attention[s].view(grouped), 1, attention.dtype
-            ).view(len(summed_grad), -1, n)
+            ).view(len(attention_grad), -1, n)
             torch.bmm(logits_grad, position[s], out=columns_grad[s])
             torch.sum(logits_grad, 2, out=bias_grad[s])
-            if image_grad is not None:
-                total = summed_grad[:, 0] if n_users == 1 else summed_grad.sum(1)
-                torch.baddbmm(total, logits_grad.mT, columns[s], out=image_grad[s])
-        grads = (weight_grad.to(weight.dtype), shift_grad.to(shift.dtype))
+            if ctx.needs_input_grad[4]:  # that of all users, in the place of the first's
+                total = summed_grad[s, 0]
+                for user in range(1, n_users):
+                    total += summed_grad[s, user]
+                total.baddbmm_(logits_grad.mT, columns[s])
+        image_grad = summed_grad[:, 0] if ctx.needs_input_grad[4] else None
+        grads = (found.to(w.dtype) for found, w in zip(norm_grads, (weight, shift), strict=True))
         return None, columns_grad, bias_grad, rows_grad, image_grad, None, None, *grads
 
 
@@ -152,111 +144,8 @@ def update(
     return out
 
 
-class _Pixels(torch.autograd.Function):
-    """Two transposed convolutions with their norm and GELUs, and the product with the hypernetwork."""
-
-    @staticmethod
-    def forward(ctx: Any, image_RNC: Tensor, hyper_RO: Tensor, *weights: Tensor) -> Tensor:
-        first, first_bias, norm_weight, norm_bias, second, second_bias = weights
-        samples, n, _ = image_RNC.shape
-        first_OC, second_OC = first.T.contiguous(), second.T.contiguous()
-        logits_RX = image_RNC.new_empty(samples, 16 * n)
-        lows, highs = [], []
-        for r, part in _slices(image_RNC):
-            low = F.linear(image_RNC[r, part], first_OC, first_bias)
-            normed, _, _ = _norm(low.view(-1, len(norm_bias)), norm_weight, norm_bias, 1e-6)
-            high = F.linear(F.gelu(normed), second_OC, second_bias)
-            pixels = F.gelu(high).view(-1, hyper_RO.shape[1])
-            logits_RX[r, 16 * part.start : 16 * part.stop] = torch.mv(pixels, hyper_RO[r])
-            lows.append(low)
-            highs.append(high)
-        ctx.save_for_backward(image_RNC, hyper_RO, *weights, *lows, *highs)
-        return logits_RX
-
-    @staticmethod
-    def backward(ctx: Any, logits_grad: Tensor) -> tuple[Tensor, ...]:
-        image, hyper, *saved = ctx.saved_tensors
-        weights, kept = saved[:6], saved[6:]
-        first, _, norm_weight, norm_bias, second, _ = weights
-        sums = [torch.zeros_like(w, dtype=_sum_dtype(w)) for w in weights]
-        image_grad = torch.empty_like(image)
-        hyper_grad = torch.zeros_like(hyper, dtype=_sum_dtype(hyper))
-        slices = _slices(image)
-        for (r, part), rows, high in zip(slices, kept[: len(slices)], kept[len(slices) :], strict=True):
-            pixel_grad = logits_grad[r, 16 * part.start : 16 * part.stop]
-            hyper_grad[r] += _of_each_pixel(pixel_grad, F.gelu(high), hyper.shape[1])
-            high_grad = (pixel_grad[:, None] * hyper[r]).view(high.shape)
-            high_grad = _aten.gelu_backward(high_grad, high)
-            low = rows.view(-1, len(norm_bias))
-            normed, *statistics = _norm(low, norm_weight, norm_bias, 1e-6)
-            sums[4] += torch.mm(F.gelu(normed).T, high_grad)
-            sums[5] += high_grad.sum(0)
-            normed_grad = _aten.gelu_backward(torch.mm(high_grad, second.T), normed)
-            low_grad, weight_grad, bias_grad = _norm_backward(
-                normed_grad, low, statistics, (norm_weight, norm_bias)
-            )
-            sums[2] += weight_grad
-            sums[3] += bias_grad
-            low_grad = low_grad.view(-1, first.shape[1])
-            sums[0] += torch.mm(image[r, part].T, low_grad)
-            sums[1] += low_grad.sum(0)
-            torch.mm(low_grad, first.T, out=image_grad[r, part])
-        grads = [total.to(w.dtype) for total, w in zip(sums, weights, strict=True)]
-        return image_grad, hyper_grad.to(hyper.dtype), *grads
-
-
-def _of_each_pixel(grad_X: Tensor, values: Tensor, channels: int) -> Tensor:
-    """The sum over pixels of a number times its pixel's channels, (channels,).
-
-    ``values`` hold the channels of several pixels in a row: their products with all of the row's numbers, of
-    which the diagonal is wanted, take a sixth of the time of a product with one number a row.
-    """
-    pixels = values.shape[1] // channels
-    products = torch.mm(grad_X.view(-1, pixels).T, values).view(pixels, pixels, channels)
-    return products.diagonal().sum(1)
-
-
-def pixel_logits(image_RNC: Tensor, hyper_RO: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
-    """(R, N*16) logits of one decoder: convolution, norm, GELU, convolution, GELU, product with ``hyper_RO``.
-
-    ``weights``: matrix (C, 4*64) and bias of the first convolution, norm weight and bias, matrix (64, 4*32)
-    and bias of the second.
-    """
-    out: Tensor = _Pixels.apply(image_RNC, hyper_RO, *weights)
-    return out
-
-
 def _groups(image_SNC: Tensor) -> list[slice]:
     """Samples that are worked on together, while they lie in the cache."""
     samples, n, channels = image_SNC.shape
     size = max(1, GROUP_BYTES // (n * channels * image_SNC.element_size()))
     return [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
-
-
-def _norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Normed, mean, reciprocal deviation; with weights in float32 its backward pass is a sixth faster."""
-    wide = _sum_dtype(weight)
-    return torch.native_layer_norm(x, weight.shape, weight.to(wide), bias.to(wide), eps)
-
-
-def _norm_backward(
-    grad: Tensor, x: Tensor, statistics: Sequence[Tensor], norm: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of ``x``, weight and bias."""
-    wide = [part.to(_sum_dtype(part)) for part in norm]
-    found: tuple[Tensor, Tensor, Tensor] = _aten.native_layer_norm_backward(
-        grad, x, norm[0].shape, *statistics, *wide, [True, True, True]
-    )
-    return found
-
-
-def _slices(image_RNC: Tensor) -> list[tuple[int, slice]]:
-    samples, n, _ = image_RNC.shape
-    size = SLICE_BYTES // (16 * 32 * image_RNC.element_size())
-    starts = range(0, n, size)
-    return [(r, slice(start, min(start + size, n))) for r in range(samples) for start in starts]
-
-
-def _sum_dtype(tensor: Tensor) -> torch.dtype:
-    """Gradients of weights are summed over slices in at least float32."""
-    return torch.promote_types(tensor.dtype, torch.float32)

@@ -116,8 +116,11 @@ def to_token_major(image_hw: Tensor, grid: Size) -> Tensor:
     the small boolean targets are permuted once instead of every logit.
     """
     rows, columns = grid
-    cells = image_hw.reshape(*image_hw.shape[:-2], rows, 2, 2, columns, 2, 2)
-    return cells.movedim((-6, -3, -5, -2, -4, -1), (-6, -5, -4, -3, -2, -1)).flatten(-6)
+    is_bytes = image_hw.element_size() == 1
+    pairs = image_hw.contiguous().view(torch.int16) if is_bytes else image_hw  # neighbours move together
+    cells = pairs.reshape(*image_hw.shape[:-2], rows, 2, 2, columns, 2, -1)
+    ordered = cells.movedim((-6, -3, -5, -2, -4, -1), (-6, -5, -4, -3, -2, -1)).flatten(-6)
+    return ordered.view(image_hw.dtype) if is_bytes else ordered
 
 
 def from_token_major(pixels: Tensor, grid: Size) -> Tensor:

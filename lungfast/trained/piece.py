@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from lungfast.compute import keep_compiled
-from lungfast.trained.decoder import Inputs, decode
+from lungfast.trained.decoder import Inputs, decode, decode_losses
 from lungfast.trained.losses import segmentation_loss
+from lungfast.trained.pixels import LossOf as LossOfLogits
 
 LossOf = Callable[[Mapping[str, Tensor], "Piece"], tuple[Tensor, Tensor]]
 
@@ -39,11 +40,30 @@ class Piece:
 
 def piece_loss(params: Mapping[str, Tensor], piece: Piece) -> tuple[Tensor, Tensor]:
     """The scalar to differentiate and each decoder's share of its loss, (D,)."""
-    logits_KBX = decode(params, piece.inputs)
-    loss_KB = segmentation_loss(logits_KBX, piece.targets_GBX, piece.valid_GBX, piece.focal_K)
-    # selected, not multiplied: a padding row may be anything
-    loss_K = torch.where(piece.share_KB > 0, loss_KB * piece.share_KB, 0.0).sum(1)
+    if piece.inputs.fused and piece.inputs.tokens_KBIPC.shape[2] == 1:
+        scaled_B = decode_losses(params, piece.inputs, _loss_of(piece))
+        return scaled_B.sum(), scaled_B.detach().sum(0, keepdim=True) / piece.scale_K
+    loss_K = _shared_loss(decode(params, piece.inputs), piece).sum(1)
     return (loss_K * piece.scale_K).sum(), loss_K.detach()
+
+
+def _loss_of(piece: Piece) -> LossOfLogits:
+    """Each image's share of the loss of one decoder, scaled, from its logits."""
+
+    def losses(rows: slice, logits_BX: Tensor) -> Tensor:
+        logits_1BX = logits_BX.to(torch.promote_types(logits_BX.dtype, torch.float32))[None]
+        loss_KB = _shared_loss(logits_1BX, piece, rows)
+        return (loss_KB * piece.scale_K)[0]
+
+    return losses
+
+
+def _shared_loss(logits_KBX: Tensor, piece: Piece, rows: slice = slice(None)) -> Tensor:
+    """(D, b): loss times share of the images in ``rows``, whose logits these are."""
+    truth = (piece.targets_GBX[:, rows], piece.valid_GBX[:, rows])
+    share_KB = piece.share_KB[:, rows]
+    # selected, not multiplied: a padding row may be anything
+    return torch.where(share_KB > 0, segmentation_loss(logits_KBX, *truth, piece.focal_K) * share_KB, 0.0)
 
 
 class PieceRunner:

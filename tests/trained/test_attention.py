@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lungfast.trained import attention
-from lungfast.trained.attention import ImageTokens, Sharing, image_to_token, layer_norm, token_to_image
-from lungfast.trained.fused import SLICE_BYTES, pixel_logits
+from lungfast.trained.attention import ImageTokens, Sharing, image_to_token, token_to_image
+from lungfast.trained.norms import layer_norm
+from lungfast.trained.pixels import PART_BYTES, pixel_logits, pixel_loss
 
 C, N = 256, 30
 F64 = torch.float64
@@ -142,23 +143,39 @@ def test_hand_written_gradients_of_the_attentions_equal_autograd(kind):
         torch.testing.assert_close(fused, plain, **TOLERANCE)
 
 
-@pytest.mark.parametrize("n", [6, SLICE_BYTES // 4096 + 3])
-def test_hand_written_pixels_equal_autograd(n):
-    leaves = [
-        randn(2, n, 16),
-        randn(2, 2, seed=1),
-        randn(16, 16, seed=2),
-        randn(16, seed=3),
-        randn(4, seed=4),
-    ]
-    leaves += [randn(4, seed=5), randn(4, 8, seed=6), randn(8, seed=7)]
+def upscaling(samples: int, n: int) -> list[torch.Tensor]:
+    """Image tokens, hyper, and the weights of the two convolutions: 16 channels, then 4, then 2."""
+    sizes = ((samples, n, 16), (samples, 2), (16, 16), (16,), (4,), (4,), (4, 8), (8,))
+    return [randn(*size, seed=seed) for seed, size in enumerate(sizes)]
+
+
+@pytest.mark.parametrize(("samples", "n"), [(5, 6), (2, PART_BYTES // 4096 + 3), (3, PART_BYTES // 8192)])
+def test_hand_written_pixels_equal_autograd(samples, n):
+    leaves = upscaling(samples, n)
 
     def plain(image, hyper, first, first_bias, weight, bias, second, second_bias):
-        low = (image @ first + first_bias).view(2, -1, 4)
+        low = (image @ first + first_bias).view(samples, -1, 4)
         low = torch.nn.functional.gelu(torch.nn.functional.layer_norm(low, (4,), weight, bias, 1e-6))
-        high = torch.nn.functional.gelu(low @ second + second_bias).view(2, -1, 2)
+        high = torch.nn.functional.gelu(low @ second + second_bias).view(samples, -1, 2)
         return (high @ hyper[..., None])[..., 0]
 
     ours = gradients(lambda image, hyper, *weights: pixel_logits(image, hyper, weights), *leaves)
     for fused, expected in zip(ours, gradients(plain, *leaves), strict=True):
         torch.testing.assert_close(fused, expected, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize(("samples", "n"), [(5, 6), (2, PART_BYTES // 4096 + 3), (3, PART_BYTES // 8192)])
+def test_losses_image_by_image_have_the_gradients_of_all_logits(samples, n):
+    leaves, truth = upscaling(samples, n), randn(samples, 16 * n, seed=9)
+    at_once = [leaf.clone().requires_grad_() for leaf in leaves]
+    by_image = [leaf.clone().requires_grad_() for leaf in leaves]
+
+    def losses(logits_BX, rows=slice(None)):
+        return (logits_BX - truth[rows]).square().mean(1).sqrt()
+
+    expected = losses(pixel_logits(*at_once[:2], at_once[2:]))
+    found = pixel_loss(lambda rows, logits: losses(logits, rows), *by_image[:2], by_image[2:])
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+    pairs = (torch.autograd.grad(sums.sum(), of) for sums, of in ((found, by_image), (expected, at_once)))
+    for ours, plain in zip(*pairs, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-8, atol=1e-10)

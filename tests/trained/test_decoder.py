@@ -132,6 +132,7 @@ def test_token_major_is_a_permutation_of_pixels():
     pixels = torch.arange(2 * 16 * 20).view(2, 16, 20)
     cells = to_token_major(pixels, GRID)
     assert torch.equal(from_token_major(cells, GRID), pixels)
+    assert torch.equal(to_token_major(pixels % 3 == 0, GRID), cells % 3 == 0)  # bytes move in pairs
     # image token (1, 2) covers rows 4..7 and columns 8..11; its second pixel group is one to the right
     token = cells[0].view(4, 5, 16)[1, 2]
     assert set(token.tolist()) == set(pixels[0, 4:8, 8:12].flatten().tolist())
