@@ -26,7 +26,7 @@ from lungfast.compute import cpu_count, resolve_precision
 from lungfast.records import PrecisionName
 from lungfast.scored import kernels
 from lungfast.scored.scores import PAPER_THRESHOLDS
-from lungfast.trained import attention, cutting, decoder, step
+from lungfast.trained import attention, cutting, decoder, piece, step
 
 Switch = Sequence[tuple[Any, str, Any]]
 """Module, name, value while the technique is off."""
@@ -37,12 +37,14 @@ def _by_hand_off(**fields: Any) -> decoder.Inputs:
 
 
 BY_HAND, ABSORBED = "image side by hand, forward and backward", "attention absorbed into the tokens"
+BY_IMAGE = "losses image by image, while the pixels lie in the cache"
 TRAINING: Mapping[str, Switch] = {
     ABSORBED: ((attention, "ABSORB_BELOW", 0), (decoder, "ABSORB_BELOW", 0)),
     BY_HAND: ((step, "Inputs", _by_hand_off),),
+    BY_IMAGE: ((piece, "_goes_image_by_image", lambda _: False),),
     "a thread takes images, not a part of every operation": ((workers, "MOST", 1),),
 }
-NEEDED: Mapping[str, str] = {ABSORBED: BY_HAND}
+NEEDED: Mapping[str, str] = {ABSORBED: BY_HAND, BY_HAND: BY_IMAGE}
 """What a technique carries: without it that one is off as well, so that its gain is over that one off."""
 STACKED: Mapping[str, Switch] = {
     "a thread takes a decoder, not a part of every operation": ((workers, "MOST", 1),),

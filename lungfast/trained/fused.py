@@ -4,7 +4,8 @@ Comes in: what attention.py and decoder.py otherwise give to plain torch operati
 and gradients, to rounding. Why: with N = 4096 image tokens the passes over (N, C) cost as much as the
 products, and autograd makes many of them: it adds up five gradients of the image a block, some of them
 transposed. Here the gradients of x and of x + encoding come from one product, which adds to what is there
-already. The pixels are in pixels.py. torch.compile on the plain operations takes 100 s to compile and needs a compiler.
+already. The pixels are in pixels.py. torch.compile on the plain operations takes 100 s to compile and needs a
+compiler.
 """
 
 from __future__ import annotations

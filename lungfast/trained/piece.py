@@ -40,11 +40,16 @@ class Piece:
 
 def piece_loss(params: Mapping[str, Tensor], piece: Piece) -> tuple[Tensor, Tensor]:
     """The scalar to differentiate and each decoder's share of its loss, (D,)."""
-    if piece.inputs.fused and piece.inputs.tokens_KBIPC.shape[2] == 1:
+    if _goes_image_by_image(piece.inputs):
         scaled_B = decode_losses(params, piece.inputs, _loss_of(piece))
         return scaled_B.sum(), scaled_B.detach().sum(0, keepdim=True) / piece.scale_K
     loss_K = _shared_loss(decode(params, piece.inputs), piece).sum(1)
     return (loss_K * piece.scale_K).sum(), loss_K.detach()
+
+
+def _goes_image_by_image(inputs: Inputs) -> bool:
+    """Losses can be taken before all logits are there; several prompts an image are merged first."""
+    return inputs.fused and inputs.tokens_KBIPC.shape[2] == 1
 
 
 def _loss_of(piece: Piece) -> LossOfLogits:
