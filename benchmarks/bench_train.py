@@ -6,14 +6,16 @@ The same cached tensors go to everyone; one step is forward, loss, backward and 
 segment-anything's MaskDecoder image by image (it takes no batch of images), MONAI's DiceFocalLoss and
 torch.optim.Adam over all parameters that the loss reaches; transformers (where it is installed) is its
 ``SamModel`` with ``image_embeddings``, batched. Both run in fp32 and under bf16 autocast, and the better
-counts. Rounds are interleaved; the first is not counted. Then processes: the time from their start to the
-first training step on 704 cached images, and to the end of ``lungfast --help``. On a GPU: bench_gpu.py.
+counts. Everyone has a process of its own; rounds are interleaved, and the first two are not counted. Then
+processes: the time from their start to the first training step on 704 cached images, and to the end of
+``lungfast --help``. On a GPU: bench_gpu.py.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,14 @@ import numpy as np
 import torch
 
 from benchmarks import starts
+from benchmarks.apart import Make, apart, together
 from benchmarks.common import (
     Target,
     medians,
     parser_of,
     print_targets,
     ratio,
+    rest,
     time_interleaved,
     told_missing,
     write_record,
@@ -44,7 +48,6 @@ from tests.naive.trained import forward_image, sam_decoder, trained_parameters
 PROMPT_TOKENS = 3
 """Two points and the padding point that SAM adds."""
 LR = 1e-4
-Candidates = dict[str, Callable[[], Any]]
 
 
 # --- what is trained -------------------------------------------------------------------------------
@@ -159,17 +162,28 @@ def hugging_face_step(batch: StackBatch, side: int, *, autocast: bool) -> Callab
 # --- measurements ----------------------------------------------------------------------------------
 
 
-def steps(batch: StackBatch, side: int, *, compiled: bool) -> Candidates:
+def steps(side: int, n_images: int, threads: int, *, compiled: bool) -> dict[str, Make]:
     """One decoder, a batch of images, everyone in both precisions."""
-    found: Candidates = {}
+    found: dict[str, Make] = {}
+    make = partial(candidate, side, n_images, threads)
     for precision, autocast in (("fp32", False), ("bf16", True)):
-        found[f"stock {precision}"] = stock_step(batch, side, autocast=autocast)
+        found[f"stock {precision}"] = partial(make, stock_step, autocast=autocast)
         if find_spec("transformers"):
-            found[f"transformers {precision}"] = hugging_face_step(batch, side, autocast=autocast)
-        found[f"lungfast {precision}"] = our_step(batch, side, precision)
+            found[f"transformers {precision}"] = partial(make, hugging_face_step, autocast=autocast)
+        found[f"lungfast {precision}"] = partial(make, our_step, precision=precision)
         if compiled:
-            found[f"lungfast {precision} compiled"] = our_step(batch, side, precision, compiled=True)
+            found[f"lungfast {precision} compiled"] = partial(
+                make, our_step, precision=precision, compiled=True
+            )
     return found
+
+
+def candidate(
+    side: int, n_images: int, threads: int, make: Callable[..., Callable[[], object]], **options: Any
+) -> Callable[[], object]:
+    """One of :func:`steps`, in the process that it is measured in."""
+    torch.set_num_threads(threads)
+    return make(make_batch(side, 1, n_images), side, **options)
 
 
 def better(median: Mapping[str, float], peer: str) -> str:
@@ -177,10 +191,11 @@ def better(median: Mapping[str, float], peer: str) -> str:
 
 
 def measure(
-    batch: StackBatch, side: int, repeats: int, *, default: PrecisionName, compiled: bool
+    makes: Mapping[str, Make], n_images: int, repeats: int, *, default: PrecisionName, quick: bool
 ) -> tuple[list[dict[str, Any]], list[Target]]:
-    seconds = time_interleaved(steps(batch, side, compiled=compiled), repeats=repeats)
-    median, n_images = medians(seconds), batch.weight_KB.shape[1]
+    with together(makes) if quick else apart(makes) as candidates:
+        seconds = time_interleaved(candidates, repeats=repeats, warmup=2, before=rest)
+    median = medians(seconds)
     peers = {"stock fp32": "stock fp32", "best stock": better(median, "stock")}
     if find_spec("transformers"):
         peers["best transformers"] = better(median, "transformers")
@@ -239,7 +254,8 @@ def run(*, quick: bool = False, threads: int = 2, compiled: bool = False) -> Pat
     torch.set_num_threads(threads)
     side, small, n_images, n_decoders, repeats = (8, 4, 2, 2, 1) if quick else (64, 32, 8, 9, 7)
     default = resolve_precision("auto", torch.device("cpu")).name
-    table, targets = measure(make_batch(side, 1, n_images), side, repeats, default=default, compiled=compiled)
+    makes = steps(side, n_images, threads, compiled=compiled)
+    table, targets = measure(makes, n_images, repeats, default=default, quick=quick)
     stacked, target = measure_stack(small, n_decoders, n_images, max(1, repeats // 2), default)
     rates = Rates.measured(quick=quick)
     limits = [roofline(side, n_images, rates, name) for name in ("fp32", "bf16")]
