@@ -9,7 +9,7 @@ and backward before the next one is looked at, so that its pixels are still in t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,16 +58,14 @@ class _Upscaling:
             high = F.linear(middle, self.second_OC, self.second_bias)
         return _Part(low, normed, statistics, middle, high, F.gelu(high))
 
-    def forward(self, image_GNC: Tensor, hyper_GO: Tensor, logits_GX: Tensor) -> list[_Part]:
-        """Logits into ``logits_GX``, and the parts they were made in."""
-        kept = []
+    def forward(self, image_GNC: Tensor, hyper_GO: Tensor, logits_GX: Tensor) -> Iterator[_Part]:
+        """Logits into ``logits_GX``, part by part."""
         for tokens, pixels in _parts(image_GNC):
             low = F.linear(image_GNC[:, tokens].flatten(0, 1), self.first_OC, self.first_bias)
             one = self.part(low)
             values_GXO = one.pixels.view(len(hyper_GO), -1, hyper_GO.shape[1])
             logits_GX[:, pixels] = torch.bmm(values_GXO, hyper_GO[..., None]).squeeze(2)
-            kept.append(one)
-        return kept
+            yield one
 
     def backward(
         self, grad_GX: Tensor, image: tuple[Tensor, Tensor], hyper_GO: Tensor, kept: Sequence[_Part]
@@ -102,11 +100,13 @@ class _PixelLogits(torch.autograd.Function):
     def forward(ctx: Any, image_RNC: Tensor, hyper_RO: Tensor, *weights: Tensor) -> Tensor:
         upscaling = _Upscaling(weights)
         logits_RX = image_RNC.new_empty(len(image_RNC), 16 * image_RNC.shape[1])
-        kept = []
+        lows, highs = [], []
         for g in _groups(image_RNC):
-            kept += upscaling.forward(image_RNC[g], hyper_RO[g], logits_RX[g])
-        sides = [one.low for one in kept] + [one.high for one in kept]
-        ctx.save_for_backward(image_RNC, hyper_RO, *weights, *sides)
+            for one in upscaling.forward(image_RNC[g], hyper_RO[g], logits_RX[g]):
+                if any(ctx.needs_input_grad):
+                    lows.append(one.low)
+                    highs.append(one.high)
+        ctx.save_for_backward(image_RNC, hyper_RO, *weights, *lows, *highs)
         return logits_RX
 
     @staticmethod
@@ -139,7 +139,7 @@ class _PixelLoss(torch.autograd.Function):
         image_grad, hyper_grad = torch.empty_like(image), torch.empty_like(hyper)
         for g in _groups(image):
             logits_GX = image.new_empty(len(image[g]), 16 * image.shape[1])
-            kept = upscaling.forward(image[g], hyper[g], logits_GX)
+            kept = list(upscaling.forward(image[g], hyper[g], logits_GX))
             with torch.enable_grad():
                 losses_G = loss_of(g, logits_GX.requires_grad_())
                 (grad_GX,) = torch.autograd.grad(losses_G.sum(), logits_GX)
