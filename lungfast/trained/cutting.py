@@ -36,6 +36,11 @@ def _cuda_piece_bytes(device: torch.device) -> int:
     return min(CUDA_PIECE_BYTES, torch.cuda.get_device_properties(device).total_memory // 200)
 
 
+def slices(n: int, size: int) -> list[slice]:
+    """0 to n in steps of ``size``; the last one may be shorter."""
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
 def image_pieces(share_KB: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
     """Rows of equally large pieces and their shares; what the last piece repeats weighs 0."""
     n_images = share_KB.shape[1]

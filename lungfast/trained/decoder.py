@@ -32,7 +32,8 @@ from lungfast.trained.attention import (
     self_attention,
     token_to_image,
 )
-from lungfast.trained.norms import layer_norm
+from lungfast.trained.cutting import slices
+from lungfast.trained.norms import layer_norm, wide_dtype
 from lungfast.trained.parameters import MASK_TOKEN, OUTPUT_TOKENS, Layout, from_token_major
 from lungfast.trained.pixels import LossOf
 from lungfast.trained.upscaling import mask_logits, mask_losses
@@ -73,7 +74,7 @@ def decode(params: Params, inputs: Inputs) -> Tensor:
     images = inputs.tokens_KBIPC.shape[1]
     logits_KBIX = logits_KRX.view(k, images, r // images, x)
     merged = logits_KBIX[:, :, 0] if r == images else logits_KBIX.amax(2)
-    return merged.to(torch.promote_types(merged.dtype, torch.float32))
+    return merged.to(wide_dtype(merged))
 
 
 def decode_losses(params: Params, inputs: Inputs, loss_of: LossOf) -> Tensor:
@@ -228,7 +229,7 @@ class DecoderStack:
         workers = Workers.of(self.flat_KL.device)
         fit = max(1, INFERENCE_TOKENS // features_GBNC.shape[2])
         step = min(fit, -(-n_images * len(chosen) // workers.n))  # something for every worker
-        parts = [slice(first, first + step) for first in range(0, n_images, step)]
+        parts = slices(n_images, step)
         is_shared = features_GBNC.shape[0] == 1
         shared = [self.constants.image(features_GBNC[:, part], dtype) for part in parts if is_shared]
         height, width = self.constants.grid

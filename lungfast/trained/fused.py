@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lungfast.trained.cutting import slices
 from lungfast.trained.norms import norm, norm_backward
 
 GROUP_BYTES = 2 << 20
@@ -148,5 +149,4 @@ def update(
 def _groups(image_SNC: Tensor) -> list[slice]:
     """Samples that are worked on together, while they lie in the cache."""
     samples, n, channels = image_SNC.shape
-    size = max(1, GROUP_BYTES // (n * channels * image_SNC.element_size()))
-    return [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
+    return slices(samples, max(1, GROUP_BYTES // (n * channels * image_SNC.element_size())))

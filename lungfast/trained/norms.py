@@ -35,10 +35,10 @@ def norm_backward(
     return found
 
 
-def sum_dtype(tensor: Tensor) -> torch.dtype:
-    """Gradients of weights are summed in at least float32."""
+def wide_dtype(tensor: Tensor) -> torch.dtype:
+    """At least float32: what logits, losses and the gradients of weights are summed in."""
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _wide(weight_bias: Sequence[Tensor]) -> list[Tensor]:
-    return [part.to(sum_dtype(part)) for part in weight_bias]
+    return [part.to(wide_dtype(part)) for part in weight_bias]

@@ -17,6 +17,7 @@ from torch import Tensor
 from lungfast.compute import keep_compiled
 from lungfast.trained.decoder import Inputs, decode, decode_losses
 from lungfast.trained.losses import segmentation_loss
+from lungfast.trained.norms import wide_dtype
 from lungfast.trained.pixels import LossOf as LossOfLogits
 
 LossOf = Callable[[Mapping[str, Tensor], "Piece"], tuple[Tensor, Tensor]]
@@ -56,7 +57,7 @@ def _loss_of(piece: Piece) -> LossOfLogits:
     """Each image's share of the loss of one decoder, scaled, from its logits."""
 
     def losses(rows: slice, logits_BX: Tensor) -> Tensor:
-        logits_1BX = logits_BX.to(torch.promote_types(logits_BX.dtype, torch.float32))[None]
+        logits_1BX = logits_BX.to(wide_dtype(logits_BX))[None]
         loss_KB = _shared_loss(logits_1BX, piece, rows)
         return (loss_KB * piece.scale_K)[0]
 

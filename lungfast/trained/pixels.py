@@ -17,10 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lungfast.trained.norms import norm, norm_backward, sum_dtype
+from lungfast.trained.cutting import slices
+from lungfast.trained.norms import norm, norm_backward, wide_dtype
 
 PART_BYTES = 2 << 20
 """16 pixels of 32 channels of the image tokens worked on at once: 1024 tokens in fp32, 2048 in bf16."""
+
+NORM_EPS = 1e-6
+"""Of LayerNorm2d in segment-anything's upscaling."""
 
 _aten = torch.ops.aten
 LossOf = Callable[[slice, Tensor], Tensor]
@@ -45,14 +49,14 @@ class _Upscaling:
         self.weights = weights
         self.first, self.first_bias, *self.norm, self.second, self.second_bias = weights
         self.first_OC, self.second_OC = self.first.T.contiguous(), self.second.T.contiguous()
-        self.sums = [torch.zeros_like(weight, dtype=sum_dtype(weight)) for weight in weights]
+        self.sums = [torch.zeros_like(weight, dtype=wide_dtype(weight)) for weight in weights]
 
     def grads(self) -> list[Tensor]:
         return [total.to(weight.dtype) for total, weight in zip(self.sums, self.weights, strict=True)]
 
     def part(self, low: Tensor, high: Tensor | None = None) -> _Part:
         """From the first product, and the second where it was kept."""
-        normed, *statistics = norm(low.view(-1, len(self.norm[1])), self.norm, 1e-6)
+        normed, *statistics = norm(low.view(-1, len(self.norm[1])), self.norm, NORM_EPS)
         middle = F.gelu(normed)
         if high is None:
             high = F.linear(middle, self.second_OC, self.second_bias)
@@ -78,7 +82,7 @@ class _Upscaling:
         # a row of `high` is several pixels: their numbers times this are the gradients of all its channels
         one_each = torch.eye(pixels_a_row, dtype=hyper_GO.dtype)
         spread = torch.einsum("pq,go->gpqo", one_each, hyper_GO).flatten(2)
-        hyper_grad = torch.zeros_like(hyper_GO, dtype=sum_dtype(hyper_GO))
+        hyper_grad = torch.zeros_like(hyper_GO, dtype=wide_dtype(hyper_GO))
         for (tokens, pixels), one in zip(_parts(image_GNC), kept, strict=True):
             grad_Gxp = grad_GX[:, pixels].reshape(samples, -1, pixels_a_row)
             hyper_grad += _of_each_pixel(grad_Gxp, one.pixels.view(samples, -1, one.pixels.shape[1]))
@@ -175,16 +179,14 @@ def _of_each_pixel(grad_Gxp: Tensor, values_Gxy: Tensor) -> Tensor:
 
 def _groups(image_RNC: Tensor) -> list[slice]:
     """Images that are worked on together: several small ones, or one."""
-    size = max(1, _part_tokens(image_RNC) // image_RNC.shape[1])
-    return [slice(start, min(start + size, len(image_RNC))) for start in range(0, len(image_RNC), size)]
+    return slices(len(image_RNC), max(1, _part_tokens(image_RNC) // image_RNC.shape[1]))
 
 
 def _parts(image_GNC: Tensor) -> list[tuple[slice, slice]]:
     """Tokens of a group that are worked on at once, and their pixels; all where images are several."""
     n = image_GNC.shape[1]
     size = n if len(image_GNC) > 1 else _part_tokens(image_GNC)
-    edges = [(start, min(start + size, n)) for start in range(0, n, size)]
-    return [(slice(*edge), slice(16 * edge[0], 16 * edge[1])) for edge in edges]
+    return list(zip(slices(n, size), slices(16 * n, 16 * size), strict=True))
 
 
 def _part_tokens(image: Tensor) -> int:

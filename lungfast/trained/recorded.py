@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lungfast.trained.decoder import Inputs
+from lungfast.trained.norms import wide_dtype
 from lungfast.trained.parameters import Layout
 from lungfast.trained.piece import Piece
 
@@ -46,9 +47,7 @@ class _Recording:
         self._weights_DL, self._piece = weights_DL.clone(), _copied(piece)
         self.shapes = _shapes(weights_DL, piece)
         params = layout.views(self._weights_DL)
-        self._grads_DL = torch.zeros_like(
-            weights_DL, dtype=torch.promote_types(weights_DL.dtype, torch.float32)
-        )
+        self._grads_DL = torch.zeros_like(weights_DL, dtype=wide_dtype(weights_DL))
         sums = layout.views(self._grads_DL)
 
         def run() -> Tensor:

@@ -12,9 +12,7 @@ from torch import Tensor
 
 from lungfast.trained.attention import Params, linear
 from lungfast.trained.norms import layer_norm
-from lungfast.trained.pixels import LossOf, pixel_logits, pixel_loss
-
-_EPS = 1e-6
+from lungfast.trained.pixels import NORM_EPS, LossOf, pixel_logits, pixel_loss
 
 
 def mask_logits(params: Params, image_KRNC: Tensor, hyper_KRc: Tensor, *, fused: bool) -> Tensor:
@@ -29,7 +27,7 @@ def mask_logits(params: Params, image_KRNC: Tensor, hyper_KRc: Tensor, *, fused:
     second, second_bias = _as_matrix(params, "3")
     k, r, n, _ = image_KRNC.shape
     low = linear(image_KRNC, first.transpose(1, 2), first_bias).view(k, r, n * 4, -1)
-    low = F.gelu(layer_norm(low, params["1.weight"], params["1.bias"], _EPS))
+    low = F.gelu(layer_norm(low, params["1.weight"], params["1.bias"], NORM_EPS))
     high = F.gelu(linear(low, second.transpose(1, 2), second_bias)).view(k * r, n * 16, -1)
     return torch.bmm(high, hyper_KRc.reshape(k * r, -1, 1)).view(k, r, -1)
 
