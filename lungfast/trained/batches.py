@@ -82,10 +82,13 @@ def steps_of(n_rows: int, batch_size: int) -> int:
     return -(-n_rows // batch_size)
 
 
-def plan_batches(orders_K: Sequence[Int64], batch_size: int) -> list[BatchRows]:
+def plan_batches(
+    orders_K: Sequence[Int64], batch_size: int, *, one_size: bool = False
+) -> list[BatchRows]:
     """Cut each decoder's rows into batches; a decoder that has no rows left weighs 0.
 
     Such a decoder repeats rows of a neighbour that is still at work, so that a shared batch stays shared.
+    The last batch is as short as the most that any decoder has left, or as long as the others: ``one_size``.
     """
     longest = max(len(order) for order in orders_K)
     batch_size = min(batch_size, longest)
@@ -93,8 +96,8 @@ def plan_batches(orders_K: Sequence[Int64], batch_size: int) -> list[BatchRows]:
     for step in range(steps_of(longest, batch_size)):
         parts = [order[step * batch_size : (step + 1) * batch_size] for order in orders_K]
         filler = next(part for part in parts if part.size)
-        rows_KB = np.empty((len(parts), batch_size), np.int64)
-        weight_KB = np.zeros((len(parts), batch_size), np.float32)
+        shape = (len(parts), batch_size if one_size else max(part.size for part in parts))
+        rows_KB, weight_KB = np.empty(shape, np.int64), np.zeros(shape, np.float32)
         for k, part in enumerate(parts):
             real = part if part.size else filler
             rows_KB[k, : real.size] = real

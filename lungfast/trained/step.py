@@ -94,6 +94,11 @@ class TrainStep:
         """``compiled``, or ``eager: `` and why; settled in the first step before it changes anything."""
         return self._runner.note
 
+    @property
+    def one_size(self) -> bool:
+        """Batches should be of one size: a step is compiled or recorded, and every size would be anew."""
+        return self._runner.compiled or self._grads_KL.device.type == "cuda"
+
     def train(self, batch: StackBatch, *, lr_K: Float64, wd_K: Float64, active_K: Bool) -> StepResult:
         """One Adam step for the decoders where ``active_K``, by the gradient of the whole batch.
 

@@ -154,7 +154,7 @@ class Trainer:
             for config, rows in zip(plan.configs, plan.train_rows_K, strict=True)
         ]
         sum_K, weight_K = np.zeros(len(plan)), np.zeros(len(plan))
-        batches = plan_batches(orders, size)
+        batches = plan_batches(orders, size, one_size=self._step.one_size)
         for index, (rows, batch) in enumerate(self._maker.stream(batches, epoch=epoch)):
             active_K = rows.active_K & self._is_running()
             if not active_K.any():
