@@ -7,6 +7,7 @@ THE DIMENSION KEY. An array's name ends in the letters of its axes, in order.
     T  tokens of the decoder (5 output + prompt)    P  prompt tokens
     N  image tokens, Eh*Ew                          Eh, Ew  embedding grid (64, 64 for SAM)
     C  channels (256)                               h, w  low-resolution sides (4*Eh, 4*Ew)
+    F  fine channels of a token (dy, dx, channel)
     Q  thresholds                                   H, W  native size of an image
     M  masks an image (1 now)                       S  structures (left, right, ...)
 
@@ -112,9 +113,17 @@ class Listing:
 # --- frozen ----------------------------------------------------------------------------------------
 
 
+EMBEDDING, HIGH_RES = "image_embedding", "high_res_features"
+"""Names of feature maps, as SAM 2 has them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncoderSpec:
-    """What an image encoder produces, and everything that decides its numbers."""
+    """What an image encoder produces, and everything that decides its numbers.
+
+    ``channels`` are those of all its ``feature_maps``, one after another in every token; a finer map's are
+    the channels of the cells that lie in the token, cell by cell.
+    """
 
     name: str
     input_size: int
@@ -124,8 +133,12 @@ class EncoderSpec:
     weights_sha256: str
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
-    feature_maps: tuple[str, ...] = ("image_embedding",)
+    feature_maps: tuple[str, ...] = (EMBEDDING,)
     decoder_family: str = "sam"
+
+    @property
+    def has_high_res(self) -> bool:
+        return HIGH_RES in self.feature_maps
 
     @property
     def n_tokens(self) -> int:

@@ -40,7 +40,7 @@ _TRAINING: dict[type, tuple[str, Callable[..., dict[str, Any]]]] = {
 }
 
 
-_BESIDE_TRAINING = {"views", "test_views", "save_logits", "thresholds", "choose_among"}
+_BESIDE_TRAINING = {"views", "test_views", "high_res", "save_logits", "thresholds", "choose_among"}
 """Fields of Settings that are given like those of TrainConfig."""
 
 
@@ -75,8 +75,8 @@ class Lab:
         """Run the study that ``config`` belongs to into the folder ``output``.
 
         ``training`` are fields of TrainConfig (``batch_size``, ``schedule``, ``keep``, …), and ``views``,
-        ``test_views``, ``save_logits``, ``thresholds`` (scanned) and ``choose_among``. UsageError for a field
-        of neither, or a configuration of no study here; whatever the study raises.
+        ``test_views``, ``high_res``, ``save_logits``, ``thresholds`` (scanned) and ``choose_among``.
+        UsageError for a field of neither, or a configuration of no study here; whatever the study raises.
         """
         others = {name: training.pop(name) for name in _BESIDE_TRAINING & set(training)}
         if fixed := {"precision", "compile"} & set(training):

@@ -39,8 +39,8 @@ def embed(
     """``lungfast embed``: one encoder pass over a set, into a cache; an unfinished one is gone on with.
 
     ``source`` is ("montgomery", DIR), ("shenzhen", DIR), ("kaggle", DIR) or ("pairs", DIR), ``masks`` and
-    ``meta`` as the command's options; without ``checkpoint`` the encoder is nano. ``more``: fields of
-    EmbedConfig, as ``views``, ``dtype``, ``overwrite``. Unreadable images are in the report's ``skipped``.
+    ``meta`` as the command's options; without ``checkpoint`` the encoder is nano. ``more``: ``high_res`` keeps
+    the features of that name, which nano has and the best recipe reads; fields of EmbedConfig, as ``views``, ``dtype``, ``overwrite``. Unreadable images are in the report's ``skipped``.
     """
     name, folder = source
     listing = list_set(name, Path(folder), *(None if one is None else Path(one) for one in (masks, meta)))
@@ -51,6 +51,7 @@ def embed(
         resize=resize,
         device=chosen,
         precision=resolve_encoder_precision("auto", chosen),
+        high_res=more.pop("high_res", False),
     )
     batch_size = more.pop("batch_size", encoder.usual_batch)
     config = EmbedConfig(url=str(output), batch_size=batch_size, **more)

@@ -84,6 +84,7 @@ def _embed_options(url: Path) -> dict[str, Any]:
         "device": "auto",
         "pixels": True,
         "views": 1,
+        "high_res": False,
         "recipe": None,
         "fsync": False,
         "overwrite": False,

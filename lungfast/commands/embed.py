@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lungfast.commands.options import compose, recipe
+from lungfast.commands.options import compose, high_res, recipe
 
 if TYPE_CHECKING:
     from lungfast.commands.screen import Screen
@@ -34,6 +34,7 @@ embed_options = compose(
         show_default=True,
         help="Rows an image: the film itself and altered views of it, for training.",
     ),
+    high_res("Also keep nano's finest feature maps, which decoders may read: twice the disk."),
     recipe,
     click.option(
         "--resize",
@@ -170,6 +171,18 @@ def views_from(options: dict[str, Any]) -> int:
     return training_recipe(options["recipe"]).views
 
 
+def high_res_from(options: dict[str, Any]) -> bool:
+    """``--high-res``, else what ``--recipe`` reads of an encoder that has them."""
+    from lungfast.commands.study import was_given
+    from lungfast.frozen.encoders import is_nano
+    from lungfast.studies.recipes import training_recipe
+
+    if options["recipe"] is None or was_given("high_res"):
+        return bool(options["high_res"])
+    recipe = training_recipe(options["recipe"])
+    return recipe.high_res and is_nano(options["encoder"], options["checkpoint"])
+
+
 def open_encoder(options: dict[str, Any]) -> Encoder:
     from lungfast.compute import resolve_device, resolve_encoder_precision
     from lungfast.frozen.encoders import load_encoder
@@ -181,6 +194,7 @@ def open_encoder(options: dict[str, Any]) -> Encoder:
         resize=options["resize"],
         device=device,
         precision=resolve_encoder_precision(options["precision"], device),
+        high_res=high_res_from(options),
     )
 
 

@@ -108,6 +108,12 @@ ensemble = click.option(
     "scores.",
 )
 
+
+def high_res(what: str) -> Callable[[Function], Function]:
+    """--high-res, of the encoder or of the decoders."""
+    return click.option("--high-res/--no-high-res", default=False, show_default=True, help=what)
+
+
 resume = click.option("--resume", is_flag=True, help="Go on with an unfinished run of the same settings.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace the run at -o.")
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
@@ -229,6 +235,7 @@ training_options = compose(
         show_default=True,
         help="Views of a validation or test image whose answers are averaged on the film.",
     ),
+    high_res("Decoders read high-resolution features too; embed keeps them with --high-res."),
     click.option(
         "--seed",
         "seed_list",

@@ -13,7 +13,9 @@ from lungfast.errors import UsageError
 
 if TYPE_CHECKING:
     from lungfast.frozen.prompts import PromptConfig
+    from lungfast.records import EncoderSpec
     from lungfast.studies.fitting import Listener, Settings
+    from lungfast.studies.recipes import TrainingRecipe
     from lungfast.studies.session import Body, Request, ScoreBody
     from lungfast.studies.workspace import Workspace
 
@@ -35,6 +37,7 @@ def settings_from(options: Mapping[str, Any]) -> Settings:
         save_logits=options["save_logits"],
         views=options["views"],
         test_views=options["test_views"],
+        high_res=options["high_res"],
         recipe=options.get("recipe_text", ""),
     )
 
@@ -57,17 +60,18 @@ def with_recipe(cache: str, options: dict[str, Any], *, chosen: Sequence[str] = 
     ``recipe_text``.
     """
     from lungfast.frozen.cache import EmbeddingCache
-    from lungfast.studies.recipes import training_recipe
+    from lungfast.studies.recipes import OF_THE_CACHE, training_recipe
 
     if options["recipe"] is None:
         return options
-    recipe = training_recipe(options["recipe"])
-    values = recipe.options_for(EmbeddingCache.open(cache), options["folds"])
+    recipe, opened = training_recipe(options["recipe"]), EmbeddingCache.open(cache)
+    values = recipe.options_for(opened, options["folds"])
     known = [name for name in values if name in options]
     given = [name for name in known if was_given(name)]
     taken = {name: values[name] for name in known if name not in {*given, *chosen}}
-    views = [name for name in ("views", "test_views") if name in taken]
-    return options | taken | {"recipe_text": recipe.told(options | taken, values, [*given, *views])}
+    changed = [*given, *(name for name in OF_THE_CACHE if name in taken)]
+    text = recipe.told(opened.spec, options | taken, values, changed)
+    return options | taken | {"recipe_text": text, "lacks_high_res": _lacks(recipe, opened.spec)}
 
 
 def tell_recipe(options: Mapping[str, Any], listener: Listener) -> None:
@@ -87,6 +91,15 @@ def tell_recipe(options: Mapping[str, Any], listener: Listener) -> None:
                 f"the cache holds {options[name]} of the {getattr(recipe, name)} views {what}: "
                 f"lungfast embed … --recipe {recipe.name} makes them"
             )
+    if options["lacks_high_res"] and not was_given("high_res"):
+        listener.note(
+            "the cache holds no high-resolution features, which the recipe's decoders read: "
+            f"lungfast embed … --recipe {recipe.name} keeps them"
+        )
+
+
+def _lacks(recipe: TrainingRecipe, spec: EncoderSpec) -> bool:
+    return recipe.wants_high_res(spec) and not spec.has_high_res
 
 
 def prompts_from(kinds: Sequence[str], options: Mapping[str, Any]) -> tuple[PromptConfig, ...]:

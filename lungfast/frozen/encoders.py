@@ -28,13 +28,14 @@ from lungfast.frozen.checkpoints import (
 )
 from lungfast.frozen.nano import NANO, NANO_SHA256, RANDOM_NANO_SHA256, nano_image_encoder, read_nano
 from lungfast.geometry import Frame, resize_image
-from lungfast.records import EncoderSpec, Float32, PrecisionName, ResizeRule, UInt8
+from lungfast.records import EMBEDDING, HIGH_RES, EncoderSpec, Float32, PrecisionName, ResizeRule, UInt8
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
 ENCODER_NAMES = ("nano", *SAM_KINDS)
+EMBEDDING_CHANNELS = 256
 _ROOM = "image_encoder."
 
 
@@ -139,18 +140,29 @@ def load_encoder(
     resize: ResizeRule = "longest",
     device: torch.device,
     precision: PrecisionName = "fp32",
+    high_res: bool = False,
 ) -> Encoder:
     """The encoder ``name``, or the one recognised from ``checkpoint``; ``nano`` where neither is given.
 
-    A ``vit_*`` without a checkpoint is looked for in $LUNGFAST_WEIGHTS. Raises UsageError for an unknown
-    name or one that contradicts the file, CheckpointError for a file that is absent or not SAM.
+    ``high_res``: its high-resolution features too, which nano alone has. A ``vit_*`` without a checkpoint is
+    looked for in $LUNGFAST_WEIGHTS. Raises UsageError for an unknown name or one that contradicts the file,
+    CheckpointError for a file that is absent or not SAM.
     """
     if name is not None and name not in ENCODER_NAMES:
         raise UsageError("--encoder is unknown", found=name, expected=", ".join(ENCODER_NAMES))
-    if checkpoint is None and name in {None, "nano"}:
+    channels, feature_maps = EMBEDDING_CHANNELS, [EMBEDDING]
+    if is_nano(name, checkpoint):
         state: Mapping[str, Tensor] = read_nano()
-        kind, sha256, module = "nano", NANO_SHA256, nano_image_encoder()
+        kind, sha256, module = "nano", NANO_SHA256, nano_image_encoder(high_res=high_res)
         input_size, grid = NANO.input_size, NANO.grid
+        if high_res:
+            channels, feature_maps = channels + NANO.fine_channels, [EMBEDDING, HIGH_RES]
+    elif high_res:
+        raise UsageError(
+            "--high-res needs an encoder that has finer maps than its embedding",
+            found=name or str(checkpoint),
+            expected="nano",
+        )
     else:
         loaded = read_checkpoint(checkpoint or _official_file(name))
         if name not in {None, loaded.kind}:
@@ -162,11 +174,22 @@ def load_encoder(
         state, kind, sha256, module = loaded.state, loaded.kind, loaded.sha256, image_encoder(loaded.kind)
         input_size, grid = 1024, (64, 64)
     spec = EncoderSpec(
-        name=kind, input_size=input_size, grid=grid, channels=256, resize=resize, weights_sha256=sha256
+        name=kind,
+        input_size=input_size,
+        grid=grid,
+        channels=channels,
+        resize=resize,
+        weights_sha256=sha256,
+        feature_maps=tuple(feature_maps),
     )
     _fill(module, state, device)
     module = fast(module, precision, device)
     return Encoder(spec=spec, head=head_bytes(state), module=module, device=device, precision=precision)
+
+
+def is_nano(name: str | None, checkpoint: Path | None) -> bool:
+    """Whether :func:`load_encoder` gives the embedded encoder."""
+    return checkpoint is None and name in {None, "nano"}
 
 
 def fast(module: nn.Module, precision: PrecisionName, device: torch.device) -> nn.Module:

@@ -1,7 +1,8 @@
 """nano's image encoder: convolutions where pixels are many, transformer blocks where they are few.
 
 Comes in: grey X-rays as SAM's encoder takes them, (B, 3, S, S) normalised, padded with zeros. Goes out: one
-embedding of 256 channels a token, (B, 256, S/8, S/8), with the fine detail of the pixels under it.
+embedding of 256 channels a token, (B, 256, S/8, S/8), with the fine detail of the pixels under it; if asked
+for, also the finest maps themselves, (B, 64, S/4, S/4), for decoders with a conv_s1 (trained/parameters.py).
 
 A convolutional stem, residual stages at 1/4, 1/8 and 1/16 of the size, transformer blocks on the coarsest,
 and a U-Net's way back up. The finest maps are folded into the tokens (four neighbours side
@@ -29,8 +30,9 @@ GROUP = 32
 class HybridEncoder(nn.Module):
     """See the module's text."""
 
-    def __init__(self, config: HybridConfig) -> None:
+    def __init__(self, config: HybridConfig, *, high_res: bool = False) -> None:
         super().__init__()
+        self.high_res = high_res
         half, fine, middle, coarse = config.widths
         self.fold, self.patch = config.fold, 16
         self.stem = nn.Sequential(
@@ -54,6 +56,7 @@ class HybridEncoder(nn.Module):
         self.neck_norm = nn.LayerNorm(256)
 
     def forward(self, images_B3SS: Tensor) -> Tensor:
+        """(B, 256, Eh, Ew); with ``high_res`` the finest maps' channels follow, cell by cell of a token."""
         channels = grey_channels(images_B3SS).to(self.neck.weight.dtype)
         fine = self.fine(self.stem(channels))
         middle = self.middle(self.down1(fine))
@@ -67,7 +70,10 @@ class HybridEncoder(nn.Module):
         parts = [F.pixel_unshuffle(fine, self.fold), middle] if self.fold == 2 else [fine]
         tokens_BEEC = self.neck(torch.cat(parts, dim=1)).permute(0, 2, 3, 1)
         embeddings_BCEE: Tensor = self.neck_norm(tokens_BEEC).permute(0, 3, 1, 2)
-        return embeddings_BCEE
+        if not self.high_res:
+            return embeddings_BCEE
+        cells = torch.unflatten(F.pixel_unshuffle(fine, self.fold), 1, (fine.shape[1], -1))
+        return torch.cat([embeddings_BCEE, cells.transpose(1, 2).flatten(1, 2)], dim=1)
 
     def _positions_at(self, size: torch.Size) -> Tensor:
         """Positions for a coarsest map of another size, as in training, which begins with small images."""

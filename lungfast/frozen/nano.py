@@ -46,6 +46,11 @@ class HybridConfig:
         return side, side
 
     @property
+    def fine_channels(self) -> int:
+        """Of the finest maps' cells that one token takes in, together."""
+        return self.fold**2 * self.widths[1]
+
+    @property
     def low(self) -> int:
         """Side of the decoder's logits."""
         return 4 * self.grid[0]
@@ -54,11 +59,11 @@ class HybridConfig:
 NANO = HybridConfig()
 
 
-def nano_image_encoder(config: HybridConfig = NANO) -> nn.Module:
-    """The architecture alone: (B, 3, S, S) normalised -> (B, 256, Eh, Ew)."""
+def nano_image_encoder(config: HybridConfig = NANO, *, high_res: bool = False) -> nn.Module:
+    """The architecture alone: (B, 3, S, S) normalised -> (B, 256, Eh, Ew), with ``high_res`` (B, 512, …)."""
     from lungfast.frozen.hybrid import HybridEncoder
 
-    return HybridEncoder(config)
+    return HybridEncoder(config, high_res=high_res)
 
 
 def nano_modules(config: HybridConfig = NANO) -> tuple[nn.Module, nn.Module, nn.Module]:

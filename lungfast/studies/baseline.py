@@ -225,7 +225,8 @@ def _three_masks(decoder: Any, workspace: Workspace, batch: StackBatch, b: int) 
     """Logits (h, w) of one image; several instances (one box a lung) merge by the maximum."""
     height, width = workspace.cache.spec.grid
     encoder, device = workspace.prompt_encoder, workspace.device
-    image_1CEhEw = batch.features_GBNC[0, b].float().T.reshape(1, -1, height, width)
+    embedding_NC = batch.features_GBNC[0, b, :, : len(encoder.dense_C)]
+    image_1CEhEw = embedding_NC.float().T.reshape(1, -1, height, width)
     masks_IMhw, quality_IM = decoder.predict_masks(
         image_embeddings=image_1CEhEw,
         image_pe=encoder.pe_NC.T.reshape(1, -1, height, width).to(device),

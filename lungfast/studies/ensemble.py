@@ -29,7 +29,7 @@ from lungfast.frozen.prompt_encoder import FrozenPromptEncoder
 from lungfast.frozen.prompts import CachePrompts, PromptConfig, PromptImages
 from lungfast.frozen.stored_features import Features, as_read
 from lungfast.geometry import Frame
-from lungfast.records import Float32, Float64, Sample, UInt8
+from lungfast.records import HIGH_RES, Float32, Float64, Sample, UInt8
 from lungfast.scored.quality import logit_of
 from lungfast.studies.averaging import views_as_made, views_for
 from lungfast.studies.models import FinishedRun, Model
@@ -189,7 +189,13 @@ def run_encoder(run: FinishedRun, checkpoint: Path | None, *, device: torch.devi
             found=f"sha256 {found[:12]}…",
             expected=f"{name} with sha256 {expected[:12]}…",
         )
-    encoder = load_encoder(name, checkpoint=checkpoint, resize=run.encoder["resize"], device=device)
+    encoder = load_encoder(
+        name,
+        checkpoint=checkpoint,
+        resize=run.encoder["resize"],
+        device=device,
+        high_res=HIGH_RES in run.encoder["feature_maps"],
+    )
     _check_spec(run, encoder)
     return encoder
 

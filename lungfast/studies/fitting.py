@@ -64,6 +64,8 @@ class Settings:
     """Views of a training image that epochs draw from: the first ones that the cache holds."""
     test_views: int = 1
     """Views of a validation or test image whose logits are averaged, after training: the first ones."""
+    high_res: bool = False
+    """Decoders read the cache's high-resolution features beside its embeddings."""
     recipe: str = ""
     """Where the settings come from, in words; empty: option by option."""
 
@@ -179,7 +181,7 @@ class Fitter:
         config = replace(
             self._settings.train, precision=self.chosen["precision"], compile=self.chosen["compile"]
         )
-        stack = self._workspace.stack([self._workspace.head.mask_decoder] * len(plan))
+        stack = self._workspace.stack([self._workspace.initial(self._settings.high_res)] * len(plan))
         return Trainer(plan, self._workspace.maker(plan.prompts_K), stack, config)
 
     def _run_epochs(self, trainer: Trainer, plan: Plan) -> None:

@@ -118,9 +118,21 @@ class FinishedRun:
         """Views of an image that its decoders' answers are averaged over."""
         return int(self.content["provenance"]["settings"].get("test_views", 1))
 
+    @property
+    def reads_high_res(self) -> bool:
+        """Its decoders read high-resolution features beside the embeddings."""
+        return bool(self.content["provenance"]["settings"].get("high_res", False))
+
     def check_encoder(self, cache: EmbeddingCache) -> None:
         """RunError where a cache's embeddings are not of the kind that the run's decoders know."""
         spec, made = cache.spec, self.encoder
+        if self.reads_high_res and not spec.has_high_res:
+            raise RunError(
+                f"the decoders of {self.path} read high-resolution features, which {cache.url} does not hold",
+                found=", ".join(spec.feature_maps),
+                expected=", ".join(made["feature_maps"]),
+                fix="embed with --high-res",
+            )
         found, expected = (spec.name, spec.weights_sha256), (made["name"], made["weights_sha256"])
         if found != expected or spec.resize != made["resize"]:
             raise RunError(

@@ -15,7 +15,7 @@ from lungfast.frozen.cache import EmbeddingCache
 from lungfast.frozen.encoders import decoder_origin
 from lungfast.frozen.priors import Placement
 from lungfast.frozen.prompts import PromptConfig
-from lungfast.records import LossName, PromptKind, ScheduleName
+from lungfast.records import EncoderSpec, LossName, PromptKind, ScheduleName
 from lungfast.scored.scores import DEFAULT_THRESHOLDS, PAPER_THRESHOLDS
 from lungfast.studies.fitting import Settings
 from lungfast.trained.trainer import TrainConfig
@@ -23,6 +23,8 @@ from lungfast.trained.trainer import TrainConfig
 PAPER_EPOCHS = 100
 TRAINED_BY = ("epochs", "batch_size", "schedule", "val_every", "patience", "keep", "average")
 """Options of a recipe, and of a command, that are the trainer's own."""
+OF_THE_CACHE = ("views", "test_views", "high_res")
+"""What a recipe can only have of a cache that was embedded for it."""
 SCANS: Mapping[str, tuple[float, ...]] = {"fine": DEFAULT_THRESHOLDS, "paper": PAPER_THRESHOLDS}
 _AS_THEY_STAND = (
     *("losses", "batch_size", "schedule", "keep", "patience", "average", "thresholds"),
@@ -63,6 +65,8 @@ class TrainingRecipe:
     seeds: int = 1
     ensemble: bool = False
     clean: bool = False
+    high_res: bool = False
+    """Where the encoder has high-resolution features: nano."""
 
     def epochs(self, n_train: int) -> int:
         """Passes over so many training images."""
@@ -89,14 +93,23 @@ class TrainingRecipe:
             "val_every": self.val_every(epochs),
             "views": min(self.views, cache.n_views),
             "test_views": min(self.test_views, cache.n_views),
+            "high_res": self.high_res and cache.spec.has_high_res,
         }
 
-    def told(self, options: Mapping[str, Any], values: Mapping[str, Any], among: Iterable[str]) -> str:
+    def wants_high_res(self, spec: EncoderSpec) -> bool:
+        """Of an encoder that has high-resolution features, whether or not they were kept."""
+        return self.high_res and spec.name == "nano"
+
+    def told(
+        self, spec: EncoderSpec, options: Mapping[str, Any], values: Mapping[str, Any], among: Iterable[str]
+    ) -> str:
         """``best``, or ``best, but epochs 2, views 1``: where options are not what it says for a cache.
 
-        ``values`` are those of :meth:`options_for`; views that the cache lacks count as changed.
+        ``values`` are those of :meth:`options_for`; what a cache of the encoder could hold and does not counts
+        as changed.
         """
-        own = {**values, "views": self.views, "test_views": self.test_views}
+        wanted = {name: getattr(self, name) for name in ("views", "test_views")}
+        own = {**values, **wanted, "high_res": self.wants_high_res(spec)}
         changed = [f"{name} {options[name]}" for name in among if options[name] != own[name]]
         return self.name + (f", but {', '.join(changed)}" if changed else "")
 
@@ -110,7 +123,8 @@ class TrainingRecipe:
             thresholds=SCANS[self.thresholds],
             views=options["views"],
             test_views=options["test_views"],
-            recipe=self.told(options, values, ("epochs", "views", "test_views")),
+            high_res=options["high_res"],
+            recipe=self.told(cache.spec, options, values, ("epochs", *OF_THE_CACHE)),
             **more,
         )
 
@@ -151,6 +165,7 @@ BEST = TrainingRecipe(
     views=8,
     test_views=8,
     points_per_lung=3,
+    high_res=True,
 )
 """Decided on validation images of fold 0 and on a set not trained on (benchmarks/bench_recipe.py, an arm
 each); where its record has no row, the first value was kept."""

@@ -70,6 +70,7 @@ def run_study(request: Request, workspace: Workspace, body: Body, listener: List
         raise TypeError(f"{request.study} trains: it needs Settings, not {type(settings).__name__}")
     resolve_precision(settings.precision, workspace.device)
     workspace.check_views(settings.views, settings.test_views)
+    workspace.check_high_res(settings.high_res)
     splits = make_folds(workspace.cache.images, request.config.folds, seed=request.config.split_seed)
 
     def run_body(run: RunFolder, facts: dict[str, Any]) -> dict[str, Any]:
@@ -113,8 +114,9 @@ def asked(settings: Settings | ScoreSettings) -> dict[str, Any]:
     del content["memory_bytes"]
     if isinstance(settings, Settings):
         del content["train"]["precision"], content["train"]["compile"]
-        if settings.test_views == 1:  # as runs asked before there was a choice
-            del content["test_views"]
+        for name, before in (("test_views", 1), ("high_res", False)):
+            if content[name] == before:  # as runs asked before there was a choice
+                del content[name]
     return content
 
 

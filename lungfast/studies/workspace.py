@@ -17,7 +17,7 @@ from lungfast.compute import cpu_count
 from lungfast.errors import CacheError, UsageError
 from lungfast.frozen.cache import EmbeddingCache
 from lungfast.frozen.checkpoints import Head, read_head
-from lungfast.frozen.encoders import refuse_random_nano
+from lungfast.frozen.encoders import EMBEDDING_CHANNELS, refuse_random_nano
 from lungfast.frozen.priors import Prior
 from lungfast.frozen.prompt_encoder import FrozenPromptEncoder
 from lungfast.frozen.prompts import CachePrompts, PromptConfig, PromptImages
@@ -27,6 +27,7 @@ from lungfast.scored.kernels import ScoreJob, count_images, threshold_edges
 from lungfast.studies.averaging import averaged, views_of_cache
 from lungfast.trained.batches import BatchMaker
 from lungfast.trained.decoder import DecoderStack
+from lungfast.trained.parameters import with_high_res
 from lungfast.trained.trainer import predict
 
 DECODER_BYTES = 4_100_000 * (4 + 4 + 8 + 2 + 4 + 4)
@@ -150,6 +151,23 @@ class Workspace:
         return CachePrompts(
             config=config, prior=prior, images=self.prompt_images, encoder=self.prompt_encoder, seed=seed
         )
+
+    def initial(self, high_res: bool) -> Mapping[str, Tensor]:
+        """The decoder that training begins with; CacheError where it would read features that the cache
+        lacks."""
+        if not high_res:
+            return self.head.mask_decoder
+        self.check_high_res(high_res)
+        return with_high_res(self.head.mask_decoder, self.cache.spec.channels - EMBEDDING_CHANNELS)
+
+    def check_high_res(self, asked: bool) -> None:
+        """CacheError where decoders are to read high-resolution features that the cache lacks."""
+        if asked and not self.cache.spec.has_high_res:
+            raise CacheError(
+                f"{self.cache.url} holds no high-resolution features",
+                found=f"features of {self.cache.spec.name}: " + ", ".join(self.cache.spec.feature_maps),
+                fix="embed again with --high-res (nano alone has them), or leave --high-res out here",
+            )
 
     def maker(self, prompts_K: Sequence[PromptSource]) -> BatchMaker:
         if self._rows is None:

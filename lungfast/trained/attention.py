@@ -199,13 +199,13 @@ def _absorbed_to_image(params: Params, q_KRhTd: Tensor, image: ImageTokens) -> t
 
 
 def _stock_to_image(params: Params, q_KRhTd: Tensor, image: ImageTokens) -> Tensor:
-    k = _heads(_project_image(params["k_proj.weight"], image.position_SNC, image.share))
-    v = _heads(_project_image(params["v_proj.weight"], image.value_SNC, image.share))
+    k = _heads(project_image(params["k_proj.weight"], image.position_SNC, image.share))
+    v = _heads(project_image(params["v_proj.weight"], image.value_SNC, image.share))
     out = torch.softmax(q_KRhTd @ k.transpose(-1, -2), -1) @ v
     return out.transpose(2, 3).flatten(3) + params["v_proj.bias"][:, None, None]
 
 
-def _project_image(weight_KOC: Tensor, image_SNC: Tensor, share: Sharing) -> Tensor:
+def project_image(weight_KOC: Tensor, image_SNC: Tensor, share: Sharing) -> Tensor:
     """(K, R, N, O): the image side through every decoder's weights; one product where they share images."""
     k, o, c = weight_KOC.shape
     _, n, _ = image_SNC.shape
@@ -233,7 +233,7 @@ def image_to_token(
     v = _heads(linear(value_KRTC, params["v_proj.weight"], params["v_proj.bias"]))
     if key_KRTC.shape[2] < ABSORB_BELOW:
         return _absorbed_to_token(params, image, (k, v, key_bias_KRT), norm)
-    q = _heads(_project_image(params["q_proj.weight"], image.position_SNC, image.share))
+    q = _heads(project_image(params["q_proj.weight"], image.position_SNC, image.share))
     q = q + torch.unflatten(params["q_proj.bias"], 1, (HEADS, 1, -1))[:, None]
     logits = q @ k.transpose(-1, -2) + key_bias_KRT[:, :, None, None]
     out = (torch.softmax(logits, -1) @ v).transpose(2, 3).flatten(3)

@@ -82,9 +82,7 @@ def steps_of(n_rows: int, batch_size: int) -> int:
     return -(-n_rows // batch_size)
 
 
-def plan_batches(
-    orders_K: Sequence[Int64], batch_size: int, *, one_size: bool = False
-) -> list[BatchRows]:
+def plan_batches(orders_K: Sequence[Int64], batch_size: int, *, one_size: bool = False) -> list[BatchRows]:
     """Cut each decoder's rows into batches; a decoder that has no rows left weighs 0.
 
     Such a decoder repeats rows of a neighbour that is still at work, so that a shared batch stays shared.

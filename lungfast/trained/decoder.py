@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lungfast.errors import CheckpointError
 from lungfast.records import Size
 from lungfast.trained.attention import (
     ABSORB_BELOW,
@@ -34,9 +35,9 @@ from lungfast.trained.attention import (
 )
 from lungfast.trained.cutting import slices
 from lungfast.trained.norms import layer_norm, wide_dtype
-from lungfast.trained.parameters import MASK_TOKEN, OUTPUT_TOKENS, Layout, from_token_major
+from lungfast.trained.parameters import HIGH_RES, MASK_TOKEN, OUTPUT_TOKENS, Layout, from_token_major
 from lungfast.trained.pixels import LossOf
-from lungfast.trained.upscaling import mask_logits, mask_losses
+from lungfast.trained.upscaling import Fine, mask_logits, mask_losses
 from lungfast.workers import Workers
 
 INFERENCE_TOKENS = 16384
@@ -52,6 +53,7 @@ class Inputs:
 
     ``image_GBNC`` is the embedding with the dense prompt added, ``encoding_NC`` the positional encoding of
     the image tokens; tokens are (K, B, I, P, C), ``mask_KBIP`` is True where a prompt token is real.
+    ``fine_GBNF`` are high-resolution features, for decoders that read them.
     """
 
     image_GBNC: Tensor
@@ -60,6 +62,19 @@ class Inputs:
     mask_KBIP: Tensor
     fused: bool
     """Through the hand-written passes of fused.py and pixels.py: for one decoder, eager, on a CPU."""
+    fine_GBNF: Tensor | None = None
+
+    @property
+    def share(self) -> Sharing:
+        k, images, prompts = self.tokens_KBIPC.shape[:3]
+        groups = self.image_GBNC.shape[0]
+        return Sharing(groups=groups, decoders=k // groups, images=images, prompts=prompts)
+
+    @property
+    def fine(self) -> Fine | None:
+        if self.fine_GBNF is None:
+            return None
+        return Fine(maps_SNF=self.fine_GBNF.flatten(0, 1), share=self.share)
 
 
 def decode(params: Params, inputs: Inputs) -> Tensor:
@@ -68,8 +83,7 @@ def decode(params: Params, inputs: Inputs) -> Tensor:
     Computes in the dtype of ``params``; the result is at least float32.
     """
     image_KRNC, hyper_KRc = _transform(params, inputs)
-    upscaling = Scope(params, "output_upscaling.")
-    logits_KRX = mask_logits(upscaling, image_KRNC, hyper_KRc, fused=inputs.fused)
+    logits_KRX = mask_logits(params, image_KRNC, hyper_KRc, inputs.fine, fused=inputs.fused)
     k, r, x = logits_KRX.shape
     images = inputs.tokens_KBIPC.shape[1]
     logits_KBIX = logits_KRX.view(k, images, r // images, x)
@@ -79,7 +93,7 @@ def decode(params: Params, inputs: Inputs) -> Tensor:
 
 def decode_losses(params: Params, inputs: Inputs, loss_of: LossOf) -> Tensor:
     """Losses (B,) of ``fused`` inputs with one prompt an image; see :func:`pixels.pixel_loss`."""
-    return mask_losses(Scope(params, "output_upscaling."), *_transform(params, inputs), loss_of)
+    return mask_losses(params, *_transform(params, inputs), inputs.fine, loss_of)
 
 
 def _transform(params: Params, inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -89,9 +103,8 @@ def _transform(params: Params, inputs: Inputs) -> tuple[Tensor, Tensor]:
     groups, images, n, c = inputs.image_GBNC.shape
     # position-only gradients are folded into the image's where the absorbed kernels take both
     fused = inputs.fused and tokens.shape[2] < ABSORB_BELOW
-    share = Sharing(groups=groups, decoders=k // groups, images=images, prompts=r // images)
     value = inputs.image_GBNC.reshape(groups * images, n, c)
-    image = ImageTokens.of(value, inputs.encoding_NC, share, fused=fused)
+    image = ImageTokens.of(value, inputs.encoding_NC, inputs.share, fused=fused)
     queries = tokens
     for block in range(_BLOCKS):
         scope = Scope(params, f"transformer.layers.{block}.")
@@ -197,6 +210,11 @@ class DecoderStack:
     def K(self) -> int:
         return int(self.flat_KL.shape[0])
 
+    def fine(self, features_GBNC: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """(G, B, N, F) where these decoders read high-resolution features; CheckpointError where there are
+        none."""
+        return self.constants.fine(features_GBNC, dtype) if HIGH_RES in self.layout.shapes else None
+
     def state_dict(self, k: int) -> dict[str, Tensor]:
         """Decoder k under segment-anything's names, float32 on the CPU; what is not trained as it came."""
         trained = self.layout.unpack(self.flat_KL[k])
@@ -231,7 +249,7 @@ class DecoderStack:
         step = min(fit, -(-n_images * len(chosen) // workers.n))  # something for every worker
         parts = slices(n_images, step)
         is_shared = features_GBNC.shape[0] == 1
-        shared = [self.constants.image(features_GBNC[:, part], dtype) for part in parts if is_shared]
+        shared = [self._sides(features_GBNC[:, part], dtype) for part in parts if is_shared]
         height, width = self.constants.grid
         logits = self.flat_KL.new_empty(len(chosen), n_images, 4 * height, 4 * width)
 
@@ -239,9 +257,10 @@ class DecoderStack:
         def run(job: tuple[int, int]) -> None:
             row, p = job
             one, part = slice(chosen[row], chosen[row] + 1), parts[p]
-            image = shared[p] if is_shared else self.constants.image(features_GBNC[one, part], dtype)
+            image, fine = shared[p] if is_shared else self._sides(features_GBNC[one, part], dtype)
             inputs = Inputs(
                 image_GBNC=image,
+                fine_GBNF=fine,
                 encoding_NC=self.constants.encoding_NC,
                 tokens_KBIPC=tokens_KBIPC[one, part].to(dtype),
                 mask_KBIP=token_mask_KBIP[one, part],
@@ -252,6 +271,9 @@ class DecoderStack:
 
         workers.map(run, list(product(range(len(chosen)), range(len(parts)))))
         return logits
+
+    def _sides(self, features_GBNC: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        return self.constants.image(features_GBNC, dtype), self.fine(features_GBNC, dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,15 +286,27 @@ class Constants:
 
     def image(self, features_GBNC: Tensor, dtype: torch.dtype) -> Tensor:
         """The embedding with the dense prompt added, summed in the constants' dtype, then rounded once."""
+        channels = len(self.dense_C)
         if features_GBNC.device.type != "cpu":
-            return (features_GBNC.to(self.dense_C.dtype) + self.dense_C).to(dtype)
-        out_GBNC = torch.empty(features_GBNC.shape, dtype=dtype)
+            return (features_GBNC[..., :channels].to(self.dense_C.dtype) + self.dense_C).to(dtype)
+        out_GBNC = torch.empty((*features_GBNC.shape[:-1], channels), dtype=dtype)
         self.image_into(features_GBNC, out_GBNC)
         return out_GBNC
 
+    def fine(self, features_GBNC: Tensor, dtype: torch.dtype) -> Tensor:
+        """The high-resolution features, which follow the embedding."""
+        embedding, found = len(self.dense_C), features_GBNC.shape[-1]
+        if found == embedding:
+            raise CheckpointError(
+                "the decoder reads high-resolution features, and there are none",
+                found=f"{found} channels a token",
+                expected=f"more than {embedding}",
+            )
+        return features_GBNC[..., embedding:].to(dtype).contiguous()
+
     def image_into(self, features_GBNC: Tensor, out_GBNC: Tensor) -> None:
         """The same on a CPU, slice by slice; any leading axes."""
-        channels = features_GBNC.shape[-1]
-        sources = torch.split(features_GBNC.reshape(-1, channels), SUM_TOKENS)
+        channels = len(self.dense_C)
+        sources = torch.split(features_GBNC.flatten(0, -2)[:, :channels], SUM_TOKENS)
         for source, out in zip(sources, torch.split(out_GBNC.view(-1, channels), SUM_TOKENS), strict=True):
             out.copy_(source.to(self.dense_C.dtype) + self.dense_C)

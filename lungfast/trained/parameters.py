@@ -31,9 +31,20 @@ MASK_TOKEN = 0
 """The mask token of ``multimask_output=False``."""
 OUTPUT_TOKENS = 5
 """One IoU token and four mask tokens, in front of the prompt."""
+HIGH_RES = "conv_s1.weight"
+"""SAM 2's name for the convolution (64, channels, 1, 1) that adds high-resolution features to the first
+upscaled maps. segment-anything's decoder has none; its bias would be another output_upscaling.0.bias."""
+_UPSCALED = "output_upscaling.0.weight"
 _ALIGNMENT = 64  # elements: every parameter starts on a cache line, whatever the dtype
 
 _UNREACHED = re.compile(r"k_proj\.bias$|^output_hypernetworks_mlps\.[1-9]\d*\.|^iou_prediction_head\.")
+
+
+def with_high_res(state: Mapping[str, Tensor], fine_channels: int) -> dict[str, Tensor]:
+    """A decoder that also reads ``fine_channels`` high-resolution channels a token, and says what it said
+    before: the new weights are zero until they are trained."""
+    _, upscaled, *cells = state[_UPSCALED].shape
+    return {**state, HIGH_RES: torch.zeros(upscaled, fine_channels // math.prod(cells), 1, 1)}
 
 
 def is_trained(name: str) -> bool:
@@ -73,6 +84,9 @@ class Layout:
     def pack(self, state: Mapping[str, Tensor], row_L: Tensor) -> None:
         """Write a decoder's trained parameters into its row; shapes must be those of the layout."""
         views = self.views(row_L[None])
+        for name in state:
+            if is_trained(name) and name not in views:
+                raise CheckpointError(f"mask decoder parameter {name} has no place in the stack")
         for name, view in views.items():
             if name not in state or tuple(state[name].shape) != self.shapes[name]:
                 raise CheckpointError(

@@ -186,7 +186,7 @@ class TrainStep:
     ) -> Iterator[tuple[list[int], Piece]]:
         """Decoders and the data of their piece, images outermost so that a shared image is prepared once."""
         device, most = self._weights_KL.device, self._config.micro_batch
-        n_bytes = batch.features_GBNC[0, 0].numel() * self._weights_KL.element_size()
+        n_bytes = self._stack.constants.encoding_NC.numel() * self._weights_KL.element_size()
         micro_batch, k_chunk = piece_size(n_bytes, batch.weight_KB.shape, device, most)
         fused = k_chunk == 1 and device.type == "cpu" and not self._runner.compiled
         for rows, part_KB in image_pieces(share_KB, micro_batch):
@@ -203,6 +203,7 @@ class TrainStep:
                     tokens_KBIPC=batch.tokens_KBIPC[ks, rows].to(self._weights_KL.dtype),
                     mask_KBIP=batch.token_mask_KBIP[ks, rows],
                     fused=fused,
+                    fine_GBNF=self._stack.fine(batch.features_GBNC[group, rows], self._weights_KL.dtype),
                 )
                 scale_K = torch.from_numpy(self._scale.factor_K[ks])
                 yield (
@@ -222,7 +223,8 @@ class TrainStep:
         features_GBNC = batch.features_GBNC
         if features_GBNC.shape[0] > 1 or self._stack.K == 1 or self._workers.n == 1:
             return batch
-        image_GBNC = torch.empty(features_GBNC.shape, dtype=self._weights_KL.dtype)
+        shape = (*features_GBNC.shape[:2], *self._stack.constants.encoding_NC.shape)
+        image_GBNC = torch.empty(shape, dtype=self._weights_KL.dtype)
         self._workers.map(
             lambda b: self._stack.constants.image_into(features_GBNC[:, b], image_GBNC[:, b]),
             range(features_GBNC.shape[1]),

@@ -159,7 +159,7 @@ def test_hand_written_pixels_equal_autograd(samples, n):
         high = torch.nn.functional.gelu(low @ second + second_bias).view(samples, -1, 2)
         return (high @ hyper[..., None])[..., 0]
 
-    ours = gradients(lambda image, hyper, *weights: pixel_logits(image, hyper, weights), *leaves)
+    ours = gradients(lambda image, hyper, *weights: pixel_logits(image, hyper, None, weights), *leaves)
     for fused, expected in zip(ours, gradients(plain, *leaves), strict=True):
         torch.testing.assert_close(fused, expected, rtol=1e-8, atol=1e-10)
 
@@ -173,8 +173,8 @@ def test_losses_image_by_image_have_the_gradients_of_all_logits(samples, n):
     def losses(logits_BX, rows=slice(None)):
         return (logits_BX - truth[rows]).square().mean(1).sqrt()
 
-    expected = losses(pixel_logits(*at_once[:2], at_once[2:]))
-    found = pixel_loss(lambda rows, logits: losses(logits, rows), *by_image[:2], by_image[2:])
+    expected = losses(pixel_logits(*at_once[:2], None, at_once[2:]))
+    found = pixel_loss(lambda rows, logits: losses(logits, rows), *by_image[:2], None, by_image[2:])
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
     pairs = (torch.autograd.grad(sums.sum(), of) for sums, of in ((found, by_image), (expected, at_once)))
     for ours, plain in zip(*pairs, strict=True):
