@@ -52,7 +52,13 @@ KINDS: dict[str, ViewConfig] = {
 }
 
 
-ON_BOTH = {"no views", "16 views", "1 point a lung", "three seeds of a third of the epochs"}
+ON_BOTH = {
+    "no high-resolution features",
+    "no views",
+    "16 views",
+    "1 point a lung",
+    "three seeds of a third of the epochs",
+}
 MEASURED = (
     "val",
     "val, one view",
@@ -87,6 +93,7 @@ def arms() -> dict[str, Arm]:
     """The recipe first; then each setting taken back, or pushed further."""
     made = {"best": Arm(recipe=BEST, on_both=True)}
     changes: dict[str, Mapping[str, Any]] = {
+        "no high-resolution features": {"high_res": False},
         "no views": {"views": 1, "test_views": 1},
         "views at test alone": {"views": 1},
         "4 views": {"views": 4},
@@ -212,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         parser.error("DATA is missing")
     names = options.arms.split(",") if options.arms else list(known)
     most_views = max(max(known[name].recipe.views, known[name].recipe.test_views) for name in names)
-    bench = Bench(data, work, load_encoder("nano", device=torch.device("cpu")))
+    bench = Bench(data, work, load_encoder("nano", device=torch.device("cpu"), high_res=True))
     others = dict(zip(SETS, reversed(SETS), strict=True))
     rows, sets = [], options.sets.split(",")
     for name in names:

@@ -39,8 +39,9 @@ def embed(
     """``lungfast embed``: one encoder pass over a set, into a cache; an unfinished one is gone on with.
 
     ``source`` is ("montgomery", DIR), ("shenzhen", DIR), ("kaggle", DIR) or ("pairs", DIR), ``masks`` and
-    ``meta`` as the command's options; without ``checkpoint`` the encoder is nano. ``more``: ``high_res`` keeps
-    the features of that name, which nano has and the best recipe reads; fields of EmbedConfig, as ``views``, ``dtype``, ``overwrite``. Unreadable images are in the report's ``skipped``.
+    ``meta`` as the command's options; without ``checkpoint`` the encoder is nano. ``more``: ``high_res``, which
+    keeps the features that nano has and the best recipe reads, and fields of EmbedConfig, as
+    ``views``, ``dtype``, ``overwrite``. Unreadable images are in the report's ``skipped``.
     """
     name, folder = source
     listing = list_set(name, Path(folder), *(None if one is None else Path(one) for one in (masks, meta)))

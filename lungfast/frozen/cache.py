@@ -273,6 +273,7 @@ class EmbeddingCache:
             "pixels": self.has_pixels,
             "grid": list(self.spec.grid),
             "channels": self.spec.channels,
+            "feature_maps": list(self.spec.feature_maps),
             "bytes": sum(parts.values()),
             "bytes_by_kind": dict(sorted(parts.items())),
             "blobs": sorted(self._completion.blobs),

@@ -105,8 +105,8 @@ class TrainingRecipe:
     ) -> str:
         """``best``, or ``best, but epochs 2, views 1``: where options are not what it says for a cache.
 
-        ``values`` are those of :meth:`options_for`; what a cache of the encoder could hold and does not counts
-        as changed.
+        ``values`` are those of :meth:`options_for`; what a cache of this encoder could hold and does not
+        counts as changed.
         """
         wanted = {name: getattr(self, name) for name in ("views", "test_views")}
         own = {**values, **wanted, "high_res": self.wants_high_res(spec)}

@@ -21,7 +21,7 @@ from tests.commands.test_studies import TINY, done, read
 def viewed(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The Montgomery phantoms in three views each."""
     url = str(tmp_path_factory.mktemp("viewed") / "m.zarr")
-    result = done("embed", "montgomery", phantoms, "-o", url, "--views", 3)
+    result = done("embed", "montgomery", phantoms, "-o", url, "--views", 3, "--high-res")
     assert "15 images embedded, 3 views each" in result.output
     return url
 
@@ -37,17 +37,19 @@ def test_the_unaltered_view_is_the_plain_cache(viewed: str, nano_cache: str) -> 
     ours, plain = EmbeddingCache.open(viewed), EmbeddingCache.open(nano_cache)
     for image in (0, 7):
         rows = ours.images[image].rows
-        np.testing.assert_array_equal(ours.features(rows[:1]), plain.features([plain.row_of_image(image)]))
+        embedding = ours.features(rows[:1])[..., :256]
+        np.testing.assert_array_equal(embedding, plain.features([plain.row_of_image(image)]))
         assert (ours.features(rows[1:2]) != ours.features(rows[:1])).mean() > 0.5
         assert (ours.targets(rows[1:2]) != ours.targets(rows[:1])).any()
     info = json.loads(done("cache", "info", viewed, "--json").stdout)
     assert (info["images"], info["rows"], info["views"]) == (15, 45, 3)
+    assert (info["channels"], info["feature_maps"]) == (512, ["image_embedding", "high_res_features"])
 
 
 def test_the_same_command_again_has_nothing_to_do_and_another_number_is_refused(
     phantoms: Path, viewed: str
 ) -> None:
-    again = done("embed", "montgomery", phantoms, "-o", viewed, "--views", 3)
+    again = done("embed", "montgomery", phantoms, "-o", viewed, "--views", 3, "--high-res")
     assert "0 images embedded, 15 were there already" in again.output
     line = refuse(1, "embed", "montgomery", phantoms, "-o", viewed, "--recipe", "best")
     assert f"found views 3 against {BEST.views} -> choose another -o, or --overwrite" in line
@@ -178,7 +180,30 @@ def test_without_views_the_recipe_says_what_it_lacks(nano_cache: str, tmp_path: 
     result = done("train", nano_cache, "--recipe", "best", *TINY, "--val-every", 1, "-o", tmp_path / "t")
     assert f"holds 1 of the {BEST.views} views that the recipe trains on" in result.output
     assert f"holds 1 of the {BEST.test_views} views that it averages over" in result.output
-    assert read(tmp_path / "t")["provenance"]["settings"]["views"] == 1
+    assert "holds no high-resolution features, which the recipe's decoders read" in result.output
+    settings = read(tmp_path / "t")["provenance"]["settings"]
+    assert (settings["views"], settings.get("high_res", False)) == (1, False)
+    assert "high_res False" in settings["recipe"]
+
+
+def test_decoders_that_read_high_resolution_features_need_them(
+    best_run: tuple[Path, str], viewed: str, nano_cache: str, tmp_path: Path
+) -> None:
+    from lungfast.errors import RunError
+    from lungfast.studies.models import FinishedRun
+
+    finished = FinishedRun.open(best_run[0])
+    state = finished.models()[0].state()
+    assert state["conv_s1.weight"].shape == (64, 64, 1, 1)
+    assert state["conv_s1.weight"].abs().max() > 0
+    with pytest.raises(RunError, match=r"read high-resolution features, which .* does not hold"):
+        finished.check_encoder(EmbeddingCache.open(nano_cache))
+    line = refuse(1, "train", nano_cache, *TINY, "--high-res", "-o", tmp_path / "t")
+    assert "holds no high-resolution features" in line
+    assert "embed again with --high-res" in line
+    done("train", viewed, "--recipe", "best", *TINY, "--no-high-res", "-o", tmp_path / "stock")
+    (model, *_) = FinishedRun.open(tmp_path / "stock").models()
+    assert "conv_s1.weight" not in model.state()
 
 
 def test_the_papers_recipe_is_constant_and_keeps_the_last_epoch(nano_cache: str, tmp_path: Path) -> None:
@@ -207,3 +232,5 @@ def test_mistakes_are_one_line(nano_cache: str, phantoms: Path, tmp_path: Path) 
     assert "--save-logits" in refuse(2, "cv", nano_cache, "--ensemble", "--save-logits", "-o", run)
     assert not run.exists()
     refuse(2, "embed", "montgomery", phantoms, "-o", run, "--views", 0)
+    line = refuse(2, "embed", "montgomery", phantoms, "-o", run, "--encoder", "vit_b", "--high-res")
+    assert "--high-res needs an encoder that has finer maps" in line

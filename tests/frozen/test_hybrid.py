@@ -61,6 +61,21 @@ def test_grids(fold: int) -> None:
     assert config.low == 64 // fold
 
 
+@pytest.mark.parametrize("fold", [1, 2])
+def test_the_finest_maps_follow_the_embedding_cell_by_cell_of_a_token(fold: int) -> None:
+    config = HybridConfig(input_size=64, widths=(24, 24, 24, 48), layers=1, heads=2, fold=fold)
+    encoder, seen = HybridEncoder(config, high_res=True), []
+    encoder.fuse2.register_forward_hook(lambda module, arguments, out: seen.append(out))
+    with torch.inference_mode():
+        found = encoder(padded(0.3, 1.0))
+        encoder.high_res = False
+        assert torch.equal(found[:, :256], encoder(padded(0.3, 1.0)))
+    assert found.shape == (1, 256 + config.fine_channels, *config.grid)
+    cells = found[0, 256:, 3, 5].view(fold, fold, 24)
+    for dy, dx in np.ndindex(fold, fold):
+        assert torch.equal(cells[dy, dx], seen[0][0, :, fold * 3 + dy, fold * 5 + dx])
+
+
 def test_nano_finds_the_lungs_of_a_phantom_from_two_points() -> None:
     """A phantom is drawn by another program than its training images: Dice above 0.9, before fine-tuning."""
     phantom = render_phantom(MONTGOMERY, 2, (256, 256))

@@ -38,6 +38,19 @@ def sam_decoder(state: dict[str, Tensor] | None = None, *, seed: int = 0, scale:
     return decoder
 
 
+def with_conv_s1(decoder: nn.Module, channels: int, *, seed: int) -> nn.Module:
+    """The same reading high-resolution features, as SAM 2's decoder does: ``decoder.fine_1cYX`` (2Eh, 2Ew) of
+    the image at hand is added to the first upscaled map."""
+    convolution = nn.Conv2d(channels, 64, 1, bias=False)
+    generator = torch.Generator().manual_seed(seed)
+    convolution.weight.data = torch.randn(convolution.weight.shape, generator=generator) * 0.1
+    decoder.conv_s1 = convolution
+    decoder.output_upscaling[0].register_forward_hook(
+        lambda module, arguments, out: out + decoder.conv_s1(decoder.fine_1cYX)
+    )
+    return decoder
+
+
 def trained_parameters(decoder: nn.Module) -> list[nn.Parameter]:
     """What the twin optimises: no key bias, no unused head."""
     skipped = ("iou_prediction_head.", *(f"output_hypernetworks_mlps.{i}." for i in (1, 2, 3)))
@@ -60,10 +73,14 @@ def forward_image(
     ``constants`` are the positional encoding (N, C), the dense embedding (C,) and the grid.
     """
     pe_NC, dense_C, grid = constants
+    channels = len(dense_C)
+    if hasattr(decoder, "conv_s1"):
+        cells = feature_NC[:, channels:].reshape(*grid, 2, 2, -1).permute(4, 0, 2, 1, 3)
+        decoder.fine_1cYX = cells.reshape(1, -1, 2 * grid[0], 2 * grid[1])
     merged = []
     for tokens_PC, mask_P in zip(tokens_IPC, mask_IP, strict=True):
         logits, _ = decoder(
-            image_embeddings=feature_NC.T.reshape(1, -1, *grid),
+            image_embeddings=feature_NC[:, :channels].T.reshape(1, -1, *grid),
             image_pe=pe_NC.T.reshape(1, -1, *grid),
             sparse_prompt_embeddings=tokens_PC[mask_P][None],
             dense_prompt_embeddings=dense_C.view(1, -1, 1, 1).expand(1, -1, *grid),

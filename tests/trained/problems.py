@@ -13,7 +13,7 @@ from lungfast.trained.batches import StackBatch
 from lungfast.trained.decoder import DecoderStack
 from lungfast.trained.optim import StackAdam
 from lungfast.trained.step import StepConfig, TrainStep
-from tests.naive.trained import NaiveStack, sam_decoder
+from tests.naive.trained import NaiveStack, sam_decoder, with_conv_s1
 
 GRID = (4, 5)
 LOSSES = ("dicefocal", "dicece", "dicefocal")
@@ -26,9 +26,11 @@ def make_batch(
     images: int = 3,
     instances: int = 1,
     prompts: int = 3,
+    fine: int = 0,
     seed: int = 0,
 ) -> StackBatch:
-    """Ragged weights, padded prompt tokens that hold NaN, padded rows and columns of the targets."""
+    """Ragged weights, padded prompt tokens that hold NaN, padded rows and columns of the targets; ``fine``
+    channels of high-resolution features a cell."""
     generator = torch.Generator().manual_seed(seed)
     height, width = 4 * GRID[0], 4 * GRID[1]
     valid = torch.zeros(groups, images, height, width, dtype=torch.bool)
@@ -41,7 +43,7 @@ def make_batch(
     for k in range(1, decoders):
         weight[k, images - min(k, images - 1) :] = 0
     return StackBatch(
-        features_GBNC=torch.randn(groups, images, GRID[0] * GRID[1], 256, generator=generator),
+        features_GBNC=torch.randn(groups, images, GRID[0] * GRID[1], 256 + 4 * fine, generator=generator),
         targets_GBhw=(torch.rand(groups, images, height, width, generator=generator) > 0.5) & valid,
         valid_GBhw=valid,
         tokens_KBIPC=tokens.masked_fill(~mask[..., None], float("nan")),
@@ -61,9 +63,12 @@ def make_stack(states: list[dict[str, Tensor]], dtype: torch.dtype = torch.float
     return DecoderStack.from_states(states, pe_NC=pe_NC, dense_C=dense_C, grid=grid, dtype=dtype)
 
 
-def make_pair(dtype: torch.dtype, n: int = 3) -> tuple[DecoderStack, NaiveStack]:
+def make_pair(dtype: torch.dtype, n: int = 3, *, fine: int = 0) -> tuple[DecoderStack, NaiveStack]:
     """A stack and its slow twin with the same weights, enlarged so that attention is not uniform."""
-    decoders = [sam_decoder(seed=seed, scale=1.5).to(dtype) for seed in range(n)]
+    decoders = [sam_decoder(seed=seed, scale=1.5) for seed in range(n)]
+    if fine:
+        decoders = [with_conv_s1(decoder, fine, seed=seed) for seed, decoder in enumerate(decoders)]
+    decoders = [decoder.to(dtype) for decoder in decoders]
     stack = make_stack([decoder.state_dict() for decoder in decoders], dtype)
     return stack, NaiveStack(decoders, LOSSES[:n], make_constants(dtype))
 

@@ -143,38 +143,47 @@ def test_hand_written_gradients_of_the_attentions_equal_autograd(kind):
         torch.testing.assert_close(fused, plain, **TOLERANCE)
 
 
-def upscaling(samples: int, n: int) -> list[torch.Tensor]:
-    """Image tokens, hyper, and the weights of the two convolutions: 16 channels, then 4, then 2."""
-    sizes = ((samples, n, 16), (samples, 2), (16, 16), (16,), (4,), (4,), (4, 8), (8,))
+def upscaling(samples: int, n: int, *, fine: bool = False) -> list[torch.Tensor]:
+    """Image tokens, hyper, and the weights of the two convolutions: 16 channels, then 4, then 2; and of 3
+    high-resolution channels."""
+    sizes = ((samples, n, 16), (samples, 2), (16, 16), (16,), (4,), (4,), (4, 8), (8,), *[(3, 4)] * fine)
     return [randn(*size, seed=seed) for seed, size in enumerate(sizes)]
 
 
-@pytest.mark.parametrize(("samples", "n"), [(5, 6), (2, PART_BYTES // 4096 + 3), (3, PART_BYTES // 8192)])
-def test_hand_written_pixels_equal_autograd(samples, n):
-    leaves = upscaling(samples, n)
+def high_res(samples: int, n: int, *, fine: bool) -> torch.Tensor | None:
+    return randn(samples, 4 * n, 3, seed=11) if fine else None
 
-    def plain(image, hyper, first, first_bias, weight, bias, second, second_bias):
+
+@pytest.mark.parametrize(("samples", "n"), [(5, 6), (2, PART_BYTES // 4096 + 3), (3, PART_BYTES // 8192)])
+@pytest.mark.parametrize("fine", [False, True])
+def test_hand_written_pixels_equal_autograd(samples, n, fine):
+    leaves, maps = upscaling(samples, n, fine=fine), high_res(samples, n, fine=fine)
+
+    def plain(image, hyper, first, first_bias, weight, bias, second, second_bias, *skip):
         low = (image @ first + first_bias).view(samples, -1, 4)
+        low = low + sum(maps @ one for one in skip)
         low = torch.nn.functional.gelu(torch.nn.functional.layer_norm(low, (4,), weight, bias, 1e-6))
         high = torch.nn.functional.gelu(low @ second + second_bias).view(samples, -1, 2)
         return (high @ hyper[..., None])[..., 0]
 
-    ours = gradients(lambda image, hyper, *weights: pixel_logits(image, hyper, None, weights), *leaves)
+    ours = gradients(lambda image, hyper, *weights: pixel_logits(image, hyper, maps, weights), *leaves)
     for fused, expected in zip(ours, gradients(plain, *leaves), strict=True):
         torch.testing.assert_close(fused, expected, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize(("samples", "n"), [(5, 6), (2, PART_BYTES // 4096 + 3), (3, PART_BYTES // 8192)])
-def test_losses_image_by_image_have_the_gradients_of_all_logits(samples, n):
-    leaves, truth = upscaling(samples, n), randn(samples, 16 * n, seed=9)
+@pytest.mark.parametrize("fine", [False, True])
+def test_losses_image_by_image_have_the_gradients_of_all_logits(samples, n, fine):
+    leaves, truth = upscaling(samples, n, fine=fine), randn(samples, 16 * n, seed=9)
+    maps = high_res(samples, n, fine=fine)
     at_once = [leaf.clone().requires_grad_() for leaf in leaves]
     by_image = [leaf.clone().requires_grad_() for leaf in leaves]
 
     def losses(logits_BX, rows=slice(None)):
         return (logits_BX - truth[rows]).square().mean(1).sqrt()
 
-    expected = losses(pixel_logits(*at_once[:2], None, at_once[2:]))
-    found = pixel_loss(lambda rows, logits: losses(logits, rows), *by_image[:2], None, by_image[2:])
+    expected = losses(pixel_logits(*at_once[:2], maps, at_once[2:]))
+    found = pixel_loss(lambda rows, logits: losses(logits, rows), *by_image[:2], maps, by_image[2:])
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
     pairs = (torch.autograd.grad(sums.sum(), of) for sums, of in ((found, by_image), (expected, at_once)))
     for ours, plain in zip(*pairs, strict=True):

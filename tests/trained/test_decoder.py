@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 
 from lungfast.errors import CheckpointError
 from lungfast.trained.decoder import Inputs, decode
-from lungfast.trained.parameters import Layout, from_token_major, is_trained, to_token_major
+from lungfast.trained.parameters import (
+    Layout,
+    from_token_major,
+    is_trained,
+    to_token_major,
+    with_high_res,
+)
 from tests.naive.trained import NaiveStack, sam_decoder
 from tests.trained.problems import GRID, make_batch, make_constants, make_pair, make_stack, trained_state
 
@@ -19,11 +26,11 @@ def logits(stack, batch, **options):
 
 
 @pytest.mark.parametrize("groups", [1, 3])
-@pytest.mark.parametrize(("instances", "prompts"), [(1, 3), (2, 4), (1, 14)])
-def test_logits_equal_segment_anything_in_float64(groups, instances, prompts):
+@pytest.mark.parametrize(("instances", "prompts", "fine"), [(1, 3, 0), (2, 4, 0), (1, 14, 0), (2, 3, 6)])
+def test_logits_equal_segment_anything_in_float64(groups, instances, prompts, fine):
     """14 prompt tokens make 19 in all: the stock order of the attention."""
-    stack, naive = make_pair(torch.float64)
-    batch = make_batch(groups=groups, instances=instances, prompts=prompts)
+    stack, naive = make_pair(torch.float64, fine=fine)
+    batch = make_batch(groups=groups, instances=instances, prompts=prompts, fine=fine)
     ours = logits(stack, batch)
     for k in range(3):
         with torch.no_grad():
@@ -41,19 +48,32 @@ def test_logits_are_to_be_had_in_every_mode(mode):
 
 
 @pytest.mark.parametrize("groups", [1, 3])
-def test_decoders_computed_together_equal_decoders_computed_alone(groups):
+@pytest.mark.parametrize("fine", [0, 6])
+def test_decoders_computed_together_equal_decoders_computed_alone(groups, fine):
     """The plain path of GPUs and compilers: K decoders in one pass, block 0 as one product."""
-    stack, _ = make_pair(torch.float64)
-    batch = make_batch(groups=groups, instances=2)
+    stack, _ = make_pair(torch.float64, fine=fine)
+    batch = make_batch(groups=groups, instances=2, fine=fine)
     inputs = Inputs(
         image_GBNC=stack.constants.image(batch.features_GBNC, torch.float64),
         encoding_NC=stack.constants.encoding_NC,
         tokens_KBIPC=batch.tokens_KBIPC.double(),
         mask_KBIP=batch.token_mask_KBIP,
         fused=False,
+        fine_GBNF=stack.fine(batch.features_GBNC, torch.float64),
     )
     together = from_token_major(decode(stack.parameters, inputs), GRID)
     torch.testing.assert_close(together, logits(stack, batch), rtol=1e-9, atol=1e-11)
+
+
+def test_high_resolution_features_change_nothing_until_their_weights_are_trained():
+    state = sam_decoder(seed=1).state_dict()
+    batch = make_batch(decoders=1, fine=6)
+    plain = logits(make_stack([state]), batch)
+    assert torch.equal(logits(make_stack([with_high_res(state, 24)]), batch), plain)
+    embedding = replace(batch, features_GBNC=batch.features_GBNC[..., :256])
+    assert torch.equal(logits(make_stack([state]), embedding), plain)
+    with pytest.raises(CheckpointError, match="reads high-resolution features, and there are none"):
+        logits(make_stack([with_high_res(state, 24)]), embedding)
 
 
 @pytest.mark.parametrize("weights", ["random", "trained"])
@@ -145,6 +165,8 @@ def test_other_weights_are_refused():
         make_stack([{"encoder.weight": torch.zeros(1)}])
     with pytest.raises(CheckpointError, match=r"iou_token\.weight does not fit"):
         make_stack([state, state | {"iou_token.weight": torch.zeros(1, 128)}])
+    with pytest.raises(CheckpointError, match=r"conv_s1\.weight has no place in the stack"):
+        make_stack([state, with_high_res(state, 24)])
     stack = make_stack([state])
     with pytest.raises(CheckpointError, match="found none"):
         stack.load(0, {name: x for name, x in state.items() if "norm4" not in name})

@@ -32,14 +32,15 @@ def train(step, batch, active_K=ALL):
 
 
 @pytest.mark.parametrize(
-    ("groups", "instances", "prompts", "micro_batch"), [(1, 2, 3, None), (3, 1, 3, 2), (3, 1, 14, 2)]
+    ("groups", "instances", "prompts", "micro_batch", "fine"),
+    [(1, 2, 3, None, 0), (3, 1, 3, 2, 0), (3, 1, 14, 2, 0), (1, 1, 3, None, 6), (3, 2, 3, 2, 6)],
 )
-def test_five_steps_equal_segment_anything_and_torch_adam(groups, instances, prompts, micro_batch):
+def test_five_steps_equal_segment_anything_and_torch_adam(groups, instances, prompts, micro_batch, fine):
     """14 prompt tokens make 19 in all: the stock order of the attention."""
-    stack, naive = make_pair(torch.float64)
+    stack, naive = make_pair(torch.float64, fine=fine)
     step = make_step(stack, micro_batch=micro_batch)
     for i in range(5):
-        batch = make_batch(groups=groups, instances=instances, prompts=prompts, seed=i)
+        batch = make_batch(groups=groups, instances=instances, prompts=prompts, fine=fine, seed=i)
         active_K = np.array([True, True, i not in {2, 3}])
         result = train(step, batch, active_K)
         expected = naive.train(batch, LR_K, WD_K, active_K)
