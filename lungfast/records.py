@@ -113,16 +113,14 @@ class Listing:
 # --- frozen ----------------------------------------------------------------------------------------
 
 
-EMBEDDING, HIGH_RES = "image_embedding", "high_res_features"
-"""Names of feature maps, as SAM 2 has them."""
+EMBEDDING, HIGH_RES = "image_embedding", "high_res_features"  # feature maps, by SAM 2's names
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSpec:
     """What an image encoder produces, and everything that decides its numbers.
 
-    ``channels`` are those of all its ``feature_maps``, one after another in every token; a finer map's are
-    the channels of the cells that lie in the token, cell by cell.
+    ``channels`` of a token: those of all ``feature_maps``, of a finer one cell by cell in the token.
     """
 
     name: str

@@ -39,8 +39,8 @@ def embed(
     """``lungfast embed``: one encoder pass over a set, into a cache; an unfinished one is gone on with.
 
     ``source`` is ("montgomery", DIR), ("shenzhen", DIR), ("kaggle", DIR) or ("pairs", DIR), ``masks`` and
-    ``meta`` as the command's options; without ``checkpoint`` the encoder is nano. ``more``: ``high_res``, which
-    keeps the features that nano has and the best recipe reads, and fields of EmbedConfig, as
+    ``meta`` as the command's options; without ``checkpoint`` the encoder is nano. ``more``: ``high_res``
+    keeps the features that nano has and the best recipe reads; fields of EmbedConfig, as
     ``views``, ``dtype``, ``overwrite``. Unreadable images are in the report's ``skipped``.
     """
     name, folder = source

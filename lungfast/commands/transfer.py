@@ -117,7 +117,7 @@ def look_ahead(options: Iterable[dict[str, Any]], workspaces: Sequence[Workspace
     for each, workspace in zip(options, workspaces, strict=True):
         tell_recipe(each, screen)
         workspace.check_views(each["views"], each["test_views"])
-        workspace.check_high_res(each["high_res"])
+        workspace.check_high_res(asked=each["high_res"])
 
 
 def cv_config(kinds: Sequence[str], options: dict[str, Any]) -> CvConfig:

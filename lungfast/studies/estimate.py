@@ -55,7 +55,7 @@ def seconds_per_image(workspace: Workspace, settings: Settings, *, folds: int) -
         precision=resolve_precision(settings.precision, workspace.device).name,
         compile=False,
     )
-    stack = workspace.stack([workspace.initial(settings.high_res)] * n_decoders)
+    stack = workspace.stack([workspace.initial(high_res=settings.high_res)] * n_decoders)
     trainer = Trainer(plan, workspace.maker(plan.prompts_K), stack, config)
     started, seconds = time.perf_counter(), []
     for _ in trainer.epochs():

@@ -181,7 +181,7 @@ class Fitter:
         config = replace(
             self._settings.train, precision=self.chosen["precision"], compile=self.chosen["compile"]
         )
-        stack = self._workspace.stack([self._workspace.initial(self._settings.high_res)] * len(plan))
+        stack = self._workspace.stack([self._workspace.initial(high_res=self._settings.high_res)] * len(plan))
         return Trainer(plan, self._workspace.maker(plan.prompts_K), stack, config)
 
     def _run_epochs(self, trainer: Trainer, plan: Plan) -> None:

@@ -70,7 +70,7 @@ def run_study(request: Request, workspace: Workspace, body: Body, listener: List
         raise TypeError(f"{request.study} trains: it needs Settings, not {type(settings).__name__}")
     resolve_precision(settings.precision, workspace.device)
     workspace.check_views(settings.views, settings.test_views)
-    workspace.check_high_res(settings.high_res)
+    workspace.check_high_res(asked=settings.high_res)
     splits = make_folds(workspace.cache.images, request.config.folds, seed=request.config.split_seed)
 
     def run_body(run: RunFolder, facts: dict[str, Any]) -> dict[str, Any]:

@@ -152,15 +152,15 @@ class Workspace:
             config=config, prior=prior, images=self.prompt_images, encoder=self.prompt_encoder, seed=seed
         )
 
-    def initial(self, high_res: bool) -> Mapping[str, Tensor]:
+    def initial(self, *, high_res: bool) -> Mapping[str, Tensor]:
         """The decoder that training begins with; CacheError where it would read features that the cache
         lacks."""
         if not high_res:
             return self.head.mask_decoder
-        self.check_high_res(high_res)
+        self.check_high_res(asked=True)
         return with_high_res(self.head.mask_decoder, self.cache.spec.channels - EMBEDDING_CHANNELS)
 
-    def check_high_res(self, asked: bool) -> None:
+    def check_high_res(self, *, asked: bool) -> None:
         """CacheError where decoders are to read high-resolution features that the cache lacks."""
         if asked and not self.cache.spec.has_high_res:
             raise CacheError(

@@ -12,21 +12,18 @@ matrix products per image token, 256 -> 4*64 and 64 -> 4*32; pixels come out tok
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lungfast.errors import CheckpointError
 from lungfast.records import Size
 from lungfast.trained.attention import (
     ABSORB_BELOW,
     ImageTokens,
     Params,
     Scope,
-    Sharing,
     image_to_token,
     key_bias,
     linear,
@@ -34,47 +31,16 @@ from lungfast.trained.attention import (
     token_to_image,
 )
 from lungfast.trained.cutting import slices
+from lungfast.trained.inputs import Constants, Inputs
 from lungfast.trained.norms import layer_norm, wide_dtype
 from lungfast.trained.parameters import HIGH_RES, MASK_TOKEN, OUTPUT_TOKENS, Layout, from_token_major
 from lungfast.trained.pixels import LossOf
-from lungfast.trained.upscaling import Fine, mask_logits, mask_losses
+from lungfast.trained.upscaling import mask_logits, mask_losses
 from lungfast.workers import Workers
 
 INFERENCE_TOKENS = 16384
 """Image tokens of one pass without gradients: 4 images of SAM's size, 16 of 32x32 tokens."""
-SUM_TOKENS = 1024
-"""Image tokens that are summed with the dense prompt at once: 1 MB in float32, which stays in the cache."""
 _BLOCKS = 2  # of every published SAM decoder
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """What one pass of K decoders reads, floating-point tensors in the dtype of the weights.
-
-    ``image_GBNC`` is the embedding with the dense prompt added, ``encoding_NC`` the positional encoding of
-    the image tokens; tokens are (K, B, I, P, C), ``mask_KBIP`` is True where a prompt token is real.
-    ``fine_GBNF`` are high-resolution features, for decoders that read them.
-    """
-
-    image_GBNC: Tensor
-    encoding_NC: Tensor
-    tokens_KBIPC: Tensor
-    mask_KBIP: Tensor
-    fused: bool
-    """Through the hand-written passes of fused.py and pixels.py: for one decoder, eager, on a CPU."""
-    fine_GBNF: Tensor | None = None
-
-    @property
-    def share(self) -> Sharing:
-        k, images, prompts = self.tokens_KBIPC.shape[:3]
-        groups = self.image_GBNC.shape[0]
-        return Sharing(groups=groups, decoders=k // groups, images=images, prompts=prompts)
-
-    @property
-    def fine(self) -> Fine | None:
-        if self.fine_GBNF is None:
-            return None
-        return Fine(maps_SNF=self.fine_GBNF.flatten(0, 1), share=self.share)
 
 
 def decode(params: Params, inputs: Inputs) -> Tensor:
@@ -274,39 +240,3 @@ class DecoderStack:
 
     def _sides(self, features_GBNC: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         return self.constants.image(features_GBNC, dtype), self.fine(features_GBNC, dtype)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Constants:
-    """What all decoders of a stack share and none trains, from SAM's frozen prompt encoder."""
-
-    encoding_NC: Tensor
-    dense_C: Tensor
-    grid: Size
-
-    def image(self, features_GBNC: Tensor, dtype: torch.dtype) -> Tensor:
-        """The embedding with the dense prompt added, summed in the constants' dtype, then rounded once."""
-        channels = len(self.dense_C)
-        if features_GBNC.device.type != "cpu":
-            return (features_GBNC[..., :channels].to(self.dense_C.dtype) + self.dense_C).to(dtype)
-        out_GBNC = torch.empty((*features_GBNC.shape[:-1], channels), dtype=dtype)
-        self.image_into(features_GBNC, out_GBNC)
-        return out_GBNC
-
-    def fine(self, features_GBNC: Tensor, dtype: torch.dtype) -> Tensor:
-        """The high-resolution features, which follow the embedding."""
-        embedding, found = len(self.dense_C), features_GBNC.shape[-1]
-        if found == embedding:
-            raise CheckpointError(
-                "the decoder reads high-resolution features, and there are none",
-                found=f"{found} channels a token",
-                expected=f"more than {embedding}",
-            )
-        return features_GBNC[..., embedding:].to(dtype).contiguous()
-
-    def image_into(self, features_GBNC: Tensor, out_GBNC: Tensor) -> None:
-        """The same on a CPU, slice by slice; any leading axes."""
-        channels = len(self.dense_C)
-        sources = torch.split(features_GBNC.flatten(0, -2)[:, :channels], SUM_TOKENS)
-        for source, out in zip(sources, torch.split(out_GBNC.view(-1, channels), SUM_TOKENS), strict=True):
-            out.copy_(source.to(self.dense_C.dtype) + self.dense_C)

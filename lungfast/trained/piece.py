@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from lungfast.compute import keep_compiled
-from lungfast.trained.decoder import Inputs, decode, decode_losses
+from lungfast.trained.decoder import decode, decode_losses
+from lungfast.trained.inputs import Inputs
 from lungfast.trained.losses import segmentation_loss
 from lungfast.trained.norms import wide_dtype
 from lungfast.trained.pixels import LossOf as LossOfLogits

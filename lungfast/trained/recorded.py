@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from lungfast.trained.decoder import Inputs
+from lungfast.trained.inputs import Inputs
 from lungfast.trained.norms import wide_dtype
 from lungfast.trained.parameters import Layout
 from lungfast.trained.piece import Piece

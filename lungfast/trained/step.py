@@ -24,7 +24,8 @@ from lungfast.errors import UsageError
 from lungfast.records import Bool, Float64, LossName, PrecisionName
 from lungfast.trained.batches import StackBatch
 from lungfast.trained.cutting import image_pieces, piece_size
-from lungfast.trained.decoder import DecoderStack, Inputs
+from lungfast.trained.decoder import DecoderStack
+from lungfast.trained.inputs import Inputs
 from lungfast.trained.losses import focal_flags, segmentation_loss
 from lungfast.trained.optim import LossScale, StackAdam
 from lungfast.trained.parameters import to_token_major
@@ -270,13 +271,8 @@ class TrainStep:
         return StepResult(loss_K=loss_K, finite_K=finite_K)
 
     @torch.no_grad()
-    def loss(self, batch: StackBatch) -> Float64:
-        """Loss of every decoder on every image, (K, B), without gradient, in the stack's dtype (float32)."""
-        return self.evaluate(batch).loss_KB
-
-    @torch.no_grad()
     def evaluate(self, batch: StackBatch, *, active: Sequence[int] | None = None) -> Evaluation:
-        """Losses and logits by one forward pass, never in a reduced precision."""
+        """Losses and logits by one forward pass, in the stack's dtype (float32)."""
         chosen = list(range(self._stack.K)) if active is None else list(active)
         logits_KBhw = self._stack.logits(
             batch.features_GBNC, batch.tokens_KBIPC, batch.token_mask_KBIP, active=chosen

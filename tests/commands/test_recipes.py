@@ -193,9 +193,9 @@ def test_decoders_that_read_high_resolution_features_need_them(
     from lungfast.studies.models import FinishedRun
 
     finished = FinishedRun.open(best_run[0])
-    state = finished.models()[0].state()
-    assert state["conv_s1.weight"].shape == (64, 64, 1, 1)
-    assert state["conv_s1.weight"].abs().max() > 0
+    assert finished.models()[0].state()["conv_s1.weight"].shape == (64, 64, 1, 1)
+    done("train", viewed, *TINY, "--high-res", "-o", tmp_path / "high")
+    assert FinishedRun.open(tmp_path / "high").models()[0].state()["conv_s1.weight"].abs().max() > 0
     with pytest.raises(RunError, match=r"read high-resolution features, which .* does not hold"):
         finished.check_encoder(EmbeddingCache.open(nano_cache))
     line = refuse(1, "train", nano_cache, *TINY, "--high-res", "-o", tmp_path / "t")

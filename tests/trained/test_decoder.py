@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lungfast.errors import CheckpointError
-from lungfast.trained.decoder import Inputs, decode
+from lungfast.trained.decoder import decode
+from lungfast.trained.inputs import Inputs
 from lungfast.trained.parameters import (
     Layout,
     from_token_major,

@@ -50,10 +50,11 @@ def test_five_steps_equal_segment_anything_and_torch_adam(groups, instances, pro
         parameters = naive.decoders[k].state_dict()
         for name, ours_K in stack.parameters.items():
             torch.testing.assert_close(ours_K[k], parameters[name], rtol=1e-8, atol=1e-8, msg=name)
-        ours_hw = step.evaluate(batch).logits_KBhw[k]
+        ours = step.evaluate(batch)
+        ours_hw = ours.logits_KBhw[k]
         torch.testing.assert_close(ours_hw, naive.logits(k, batch).detach(), rtol=1e-8, atol=1e-8)
         np.testing.assert_allclose(
-            step.loss(batch)[k], naive.losses_of(k, batch, naive.logits(k, batch)).detach(), rtol=1e-8
+            ours.loss_KB[k], naive.losses_of(k, batch, naive.logits(k, batch)).detach(), rtol=1e-8
         )
 
 
