@@ -65,7 +65,7 @@ def test_every_table_claim_and_file_is_there(whole: tuple[Path, Result]) -> None
     assert set(content["tables"]) >= {"I", "II", "III", "IV", "V", "VI"}
     assert len(content["claims"]) == 9
     made_by = read(run / "montgomery" / "best")["provenance"]["settings"]["recipe"]
-    assert made_by == "best, but epochs 1, views 1, test_views 1"
+    assert made_by == "best, but epochs 1, views 1, test_views 1, high_res False"
     material = read_material(run)
     recipes = further_tables(material)["recipes"]
     assert [row[1].text for row in recipes.rows] == ["paper", "best"] * 2
