@@ -50,7 +50,10 @@ def test_a_recipe_is_that_of_the_command(lab: Lab, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     mine, theirs = (read_json(tmp_path / name / "results.json") for name in ("ours", "theirs"))
     assert [row["f1"] for row in mine["rows"]] == [row["f1"] for row in theirs["rows"]]
-    assert ours["provenance"]["settings"]["recipe"] == "best, but epochs 1, views 1, test_views 1, high_res False"
+    assert (
+        ours["provenance"]["settings"]["recipe"]
+        == "best, but epochs 1, views 1, test_views 1, high_res False"
+    )
     told = theirs["provenance"]["settings"]["recipe"]
     assert told == "best, but epochs 1, val_every 1, views 1, test_views 1, high_res False"
     with pytest.raises(UsageError, match="the recipe is unknown; found 'golden'; expected paper or best"):
