@@ -113,6 +113,7 @@ def arms() -> dict[str, Arm]:
             "epochs_least": BEST.epochs_least // 2,
             "epochs_most": BEST.epochs_most // 2,
         },
+        "a third more images": {"images": BEST.images * 4 // 3},
         "twice the epochs": {"images": BEST.images * 2, "epochs_most": BEST.epochs_most * 2},
         "lr x 0.5": {"lrs": (BEST.lrs[0] / 2,)},
         "lr x 2": {"lrs": (BEST.lrs[0] * 2,)},

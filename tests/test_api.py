@@ -63,9 +63,10 @@ def test_a_recipe_is_that_of_the_command(lab: Lab, tmp_path: Path) -> None:
 def test_transfer_meets_both_ways(lab: Lab, other: Lab, runs: tuple[Path, Path], tmp_path: Path) -> None:
     found = lab.transfer(other, runs, tmp_path / "transfer", keys=("points", "box"))
     pairs = [(row["train"], row["test"], row["scope"]) for row in found["rows"] if row["prompt"] == "box"]
-    assert pairs[:3] == [("m", "s", "same fold"), ("s", "s", "same fold"), ("m", "s", "all")]
-    assert [pair[:2] for pair in pairs[3:]] == [("s", "m"), ("m", "m"), ("s", "m")]
-    assert len({row["key"] for row in found["rows"]}) == len(found["rows"]) == 12
+    assert [pair[:2] for pair in pairs[:4]] == [("m", "s"), ("s", "s"), ("m", "s"), ("m", "s")]
+    assert [pair[:2] for pair in pairs[4:]] == [("s", "m"), ("m", "m"), ("s", "m"), ("s", "m")]
+    assert [pair[2] for pair in pairs] == ["same fold", "same fold", "all", "all, together"] * 2
+    assert len({row["key"] for row in found["rows"]}) == len(found["rows"]) == 16
     assert [(one["of"], one["tested_on"]) for one in found["comparisons"]] == [
         *(("points", "s"), ("box", "s")),
         *(("points", "m"), ("box", "m")),

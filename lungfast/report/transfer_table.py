@@ -21,7 +21,7 @@ from lungfast.report.score_cells import (
 from lungfast.report.table import Cell, Table, absent, embolden, listed, words
 
 TESTED = {"III": paper.MONTGOMERY, "IV": paper.SHENZHEN}
-SAME_FOLD = "same fold"
+SCOPES = SAME_FOLD, ALL, TOGETHER = "same fold", "all", "all, together"
 
 
 def arrow(row: Row) -> str:
@@ -38,14 +38,16 @@ def tested_sets(content: Content) -> dict[str, str]:
 
 
 def transfer_table(material: Material, number: str) -> Table:
-    """Trained elsewhere and at home, on the same images; then trained elsewhere on all images."""
+    """Trained elsewhere and at home, on the same images; then elsewhere, on all images and voting there."""
     content = material.transfer
     tested = tested_sets(content).get(number) if content else None
     if content is None or tested is None:
         return absent(f"Table {number}. Trained on one set, tested on another", "`lungfast transfer`")
     rows = [row for row in content["rows"] if row["test"] == tested and row.get("f1")]
     order = list(dict.fromkeys(row["of"] for row in rows))
-    rows.sort(key=lambda row: (order.index(row["of"]), row["scope"] != SAME_FOLD, row["train"] == tested))
+    rows.sort(
+        key=lambda row: (order.index(row["of"]), SCOPES.index(row["scope"]), row["train"] == tested),
+    )
     others = [title(row["train"]) for row in rows if row["train"] != tested]
     caption = f"Table {number}. Trained on {listed(list(dict.fromkeys(others)))}, tested on {title(tested)}"
     cells = [_cells(material, row, number) for row in rows]
@@ -93,7 +95,9 @@ def _notes(material: Material, content: Content, tested: str) -> list[str]:
     notes = [f"Paired on the same images: {told}."] if paired else []
     notes.append(
         "Decoder, points, threshold and hyperparameters are those of the training set. “Same fold”: "
-        "the decoder of fold i on the test images of fold i, so that these rows meet the same images."
+        "the decoder of fold i on the test images of fold i, so that these rows meet the same images. “All”: "
+        "every decoder on every image. “All, together”: one answer of all decoders, the mean of their "
+        "logits, as `lungfast predict` gives it."
     )
     notes.append(_shared(content))
     notes += [f"Encoder: {one.sentence}" for one in facts.encoders(material)]

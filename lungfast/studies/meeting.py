@@ -17,12 +17,12 @@ from lungfast.scored.scores import over_folds
 from lungfast.studies.comparisons import Side, compare
 from lungfast.studies.fitting import Listener
 from lungfast.studies.models import FinishedRun, Model
-from lungfast.studies.rescoring import n_scored, rescore, row_head, tell_fewer_views, test_images
+from lungfast.studies.rescoring import VOTE, n_scored, rescore, row_head, tell_fewer_views, test_images
 from lungfast.studies.scoring import MEASURES
 from lungfast.studies.summaries import FoldScores, fold_seed_values, fold_values, per_image, summary
 from lungfast.studies.workspace import Workspace
 
-SAME_FOLD, ALL = "same fold", "all"
+SAME_FOLD, ALL, TOGETHER = "same fold", "all", "all, together"
 ARROW = "\N{RIGHTWARDS ARROW}"
 
 
@@ -57,10 +57,12 @@ class Meeting:
     same_fold: Mapping[str, Sequence[FoldScores]]
     """By the set that trained: on the test images of the decoder's fold."""
     everywhere: Sequence[FoldScores]
-    """Those of ``train`` on all images."""
+    """Those of ``train`` on all images, each on its own."""
+    vote: FoldScores
+    """Those of ``train`` on all images, together."""
 
     def rows(self, *, seed: int) -> list[dict[str, Any]]:
-        """Trained elsewhere and at home, on the same images; then trained elsewhere, on all."""
+        """Trained elsewhere and at home, on the same images; then trained elsewhere, on all, and together."""
         images = self.test.images
         rows = [
             self._head(site, SAME_FOLD) | summary(self.same_fold[site.name], images, seed=seed)
@@ -69,7 +71,8 @@ class Meeting:
         # every decoder met every image: an image's value is its mean over the decoders, and counts once
         pooled = [replace(one, fold=ALL, seed=k) for k, one in enumerate(self.everywhere)]
         folds = {name: asdict(over_folds(fold_values(self.everywhere, name))) for name in MEASURES}
-        return [*rows, self._head(self.train, ALL) | summary(pooled, images, seed=seed) | folds]
+        rows.append(self._head(self.train, ALL) | summary(pooled, images, seed=seed) | folds)
+        return [*rows, self._head(self.train, TOGETHER) | summary([self.vote], images, seed=seed)]
 
     def _head(self, site: Site, scope: str) -> dict[str, Any]:
         key = row_key(site, self.test, self.key) + ("" if scope == SAME_FOLD else f", {scope}")
@@ -126,7 +129,10 @@ def meet(
     memory_bytes: int,
     listener: Listener,
 ) -> Meeting:
-    """Every decoder at its own threshold: on the images of its fold, and those of ``train`` on all."""
+    """Every decoder at its own threshold: on the images of its fold, and those of ``train`` on all.
+
+    Those of ``train`` also vote, as ``predict`` lets them, at the mean of their thresholds.
+    """
 
     def scored(site: Site, images_of: Mapping[str, Int64]) -> list[FoldScores]:
         models = site.models(key)
@@ -134,11 +140,7 @@ def meet(
         listener.phase(f"scoring {row_key(site, test, key)}", n_scored(models, images_of))
         return rescore(models, test.workspace, images_of, memory_bytes, advance=listener.advance)
 
-    everything = dict.fromkeys(kept, np.sort(np.concatenate(list(kept.values()))))
-    return Meeting(
-        train=train,
-        test=test,
-        key=key,
-        same_fold={site.name: scored(site, kept) for site in (train, test)},
-        everywhere=scored(train, everything),
-    )
+    everything = dict.fromkeys((*kept, VOTE), np.sort(np.concatenate(list(kept.values()))))
+    same_fold = {site.name: scored(site, kept) for site in (train, test)}
+    *everywhere, vote = scored(train, everything)
+    return Meeting(train=train, test=test, key=key, same_fold=same_fold, everywhere=everywhere, vote=vote)

@@ -7,15 +7,20 @@ thresholds, as they were chosen when the run was made.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lungfast.files import file_sha256
 from lungfast.records import Int64, PromptSource
 from lungfast.runs import ANSWER
+from lungfast.studies.ensemble import mean_threshold
 from lungfast.studies.models import FinishedRun, Model
 from lungfast.studies.scoring import Candidate, joined, predictions, prepare, score
 from lungfast.studies.summaries import FoldScores
 from lungfast.studies.workspace import Workspace
+
+VOTE = "vote"
+"""In place of a fold: all decoders together, by the mean of their logits, as ``predict`` asks them."""
 
 
 def rescore(
@@ -29,7 +34,8 @@ def rescore(
 ) -> list[FoldScores]:
     """Every model on ``images_of`` its fold; ``prompts`` replaces its own.
 
-    Models that decide together are scored together, as the first of them.
+    Models that decide together are scored together, as the first of them. Where ``images_of`` has VOTE, which
+    every model must then meet on its own too, the vote of all of them comes last.
     """
     images_K = [images_of[model.fold] for model in models]
     candidates = [
@@ -43,19 +49,18 @@ def rescore(
         for model, images in zip(models, images_K, strict=True)
     ]
     width = prepare(workspace, memory_bytes, len(models), views=candidates[0].views)
-    thresholds = sorted({model.threshold for model in models})
     groups = _groups(models)
+    heads = [models[group[0]] for group in groups]
+    if VOTE in images_of:
+        groups.append(list(range(len(models))))
+        threshold = mean_threshold([model.threshold for model in models])
+        heads.append(replace(models[0], fold=VOTE, threshold=threshold))
+    thresholds = sorted({head.threshold for head in heads})
     logits = joined(predictions(workspace, candidates, width=width), groups)
-    heads = [group[0] for group in groups]
-    scored = score(workspace, logits, [images_K[k] for k in heads], thresholds, advance=advance)
+    scored = score(workspace, logits, [images_of[head.fold] for head in heads], thresholds, advance=advance)
     return [
-        FoldScores(
-            fold=models[k].fold,
-            seed=models[k].seed,
-            scored=one,
-            index=thresholds.index(models[k].threshold),
-        )
-        for k, one in zip(heads, scored, strict=True)
+        FoldScores(fold=head.fold, seed=head.seed, scored=one, index=thresholds.index(head.threshold))
+        for head, one in zip(heads, scored, strict=True)
     ]
 
 
@@ -71,7 +76,8 @@ def tell_fewer_views(models: Sequence[Model], workspace: Workspace, note: Callab
 
 def n_scored(models: Sequence[Model], images_of: Mapping[str, Int64]) -> int:
     """Images that :func:`rescore` scores, models that decide together counted once."""
-    return sum(len(images_of[models[group[0]].fold]) for group in _groups(models))
+    folds = [models[group[0]].fold for group in _groups(models)]
+    return sum(len(images_of[fold]) for fold in (*folds, VOTE) if fold in images_of)
 
 
 def _groups(models: Sequence[Model]) -> list[list[int]]:

@@ -86,17 +86,21 @@ def predictions(
 def joined(logits: Predictions, groups: Sequence[Sequence[int]]) -> Predictions:
     """(group, image, mean logits), as soon as all candidates of a group have seen an image.
 
-    Every candidate is in one group. Upsampling is linear: the mean at low resolution is that at native size.
+    A candidate may be in several groups. Upsampling is linear: the mean at low resolution is that at native
+    size.
     """
-    group_of = {k: number for number, group in enumerate(groups) for k in group}
+    groups_of: dict[int, list[int]] = {}
+    for number, group in enumerate(groups):
+        for k in group:
+            groups_of.setdefault(k, []).append(number)
     waiting: dict[tuple[int, int], list[Float32]] = {}
     for k, image, logits_hw in logits:
-        number = group_of[k]
-        seen = waiting.setdefault((number, image), [])
-        seen.append(logits_hw)
-        if len(seen) == len(groups[number]):
-            del waiting[number, image]
-            yield number, image, np.mean(seen, axis=0, dtype=np.float32)
+        for number in groups_of[k]:
+            seen = waiting.setdefault((number, image), [])
+            seen.append(logits_hw)
+            if len(seen) == len(groups[number]):
+                del waiting[number, image]
+                yield number, image, np.mean(seen, axis=0, dtype=np.float32)
 
 
 def consecutive(counts: Sequence[int]) -> list[range]:

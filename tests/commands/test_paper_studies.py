@@ -13,6 +13,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from lungfast.commands import main
+from lungfast.data.images import read_image
+from lungfast.frozen.cache import EmbeddingCache
 from lungfast.frozen.prompts import PromptConfig
 from lungfast.studies.scoring import score
 from lungfast.studies.workspace import Workspace
@@ -223,13 +225,15 @@ def test_transfer_trains_both_sets_and_pairs_the_images(
         ("m", "s", "same fold"),
         ("s", "s", "same fold"),
         ("m", "s", "all"),
+        ("m", "s", "all, together"),
         ("s", "m", "same fold"),
         ("m", "m", "same fold"),
         ("s", "m", "all"),
+        ("s", "m", "all, together"),
     ]
     own = json.loads((run / "cv-s" / "results.json").read_text())["rows"][0]
     assert content["rows"][1]["f1"]["mean"] == pytest.approx(own["f1"]["mean"], abs=1e-9)
-    assert content["rows"][2]["f1_image"]["n"] == 5
+    assert [row["f1_image"]["n"] for row in content["rows"][2:4]] == [5, 5]
     first = content["comparisons"][0]
     block = content["images"]["s"]["f1"]
     assert first["difference"] == pytest.approx(np.mean(block["m→s, points"]) - np.mean(block["s→s, points"]))
@@ -244,6 +248,22 @@ def test_transfer_trains_both_sets_and_pairs_the_images(
     assert not (tmp_path / "swapped").exists()
     done("transfer", nano_cache, shenzhen_cache, *TINY, "--epochs", "2", "-o", run, "--overwrite")
     assert len(json.loads((run / "cv-m" / "results.json").read_text())["history"][0]["val_loss"]) == 2
+
+
+def test_all_together_is_what_predict_gives(
+    nano_cache: str, shenzhen_cache: str, phantoms: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    done("transfer", nano_cache, shenzhen_cache, *TINY, "--epochs", "3", "-o", run)
+    (row,) = [one for one in read(run)["rows"] if (one["test"], one["scope"]) == ("s", "all, together")]
+    done("predict", run / "cv-m", phantoms / "ChinaSet_AllFiles" / "CXR_png", "-o", tmp_path / "masks")
+    cache, found = EmbeddingCache.open(shenzhen_cache), []
+    for i, record in enumerate(cache.images):
+        mask_HW = read_image(tmp_path / "masks" / "masks" / f"{record.id}.png") > 0
+        truth_HW = cache.mask(i)
+        found.append(2 * (truth_HW & mask_HW).sum() / (truth_HW.sum() + mask_HW.sum()))
+    assert row["f1"]["mean"] == pytest.approx(np.mean(found), abs=1e-12)
+    assert row["f1"]["std"] is None
 
 
 def test_transfer_between_encoders_is_refused(nano_cache: str, phantoms: Path, tmp_path: Path) -> None:

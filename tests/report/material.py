@@ -364,8 +364,8 @@ def transfer(sets: Sequence[str], rng: np.random.Generator, encoder: str) -> dic
         for prompt, lower in (("points", 0.0), ("box", 0.2))
         for test in sets
         for train in sets
-        for scope in ("same fold", "all")
-        if not (scope == "all" and train == test)
+        for scope in ("same fold", "all", "all, together")
+        if not (scope != "same fold" and train == test)
     ]
     compared = [
         comparison("transfer", f"{a}→{b}", f"{b}→{b}", difference, N_IMAGES.get(b, 40))

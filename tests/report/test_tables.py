@@ -159,9 +159,9 @@ def test_transfer_tables_by_the_papers_numbers() -> None:
     tables = paper_tables(material(("shenzhen", "montgomery"), generated=False))
     assert "tested on Montgomery" in tables["III"].caption
     assert "tested on Shenzhen" in tables["IV"].caption
-    assert column(tables["III"], "Images") == ["same fold", "same fold", "all"] * 2
+    assert column(tables["III"], "Images") == ["same fold", "same fold", "all", "all, together"] * 2
     prompts = [text.split()[0] for text in column(tables["IV"], "Prompt")]
-    assert prompts == ["points"] * 3 + ["box"] * 3
+    assert prompts == ["points"] * 4 + ["box"] * 4
     assert column(tables["IV"], "Paper (IV): F1")[:2] == ["0.933", "0.915"]
     assert any(note.startswith("Paired") for note in tables["IV"].notes)
     own = paper_tables(material(("one", "two")))
