@@ -5,7 +5,8 @@
       splits.json       image ids of every split          prompts.json   the priors of every fold
       results.json      the answer; written last: a run is complete when it is there
       per_image.csv     one line per scored image         history.csv    losses by epoch
-      decoders/         one safetensors file per decoder, segment-anything's names
+      decoders/         one safetensors file per decoder: segment-anything's names, and SAM 2's conv_s1.weight
+                        where it reads high-resolution features
       checkpoints/      only while training       logits-*.h5    with --save-logits
       chosen.json       precision, compilation, stack width: fixed before the first step
       pace.json         seconds a step and memory of every training

@@ -24,7 +24,7 @@ from lungfast.studies.quality import QualityConfig, calibrate
 from lungfast.studies.recipe_cv import recipe_cv
 from lungfast.studies.recipes import training_recipe
 from lungfast.studies.rescoring import identity
-from lungfast.studies.robustness import RobustnessConfig, Sources, opened_by_name, robustness
+from lungfast.studies.robustness import RobustnessConfig, Sources, most_asking, opened_by_name, robustness
 from lungfast.studies.session import Quiet, Request, ScoreBody, ScoreSettings, run_scoring, run_study
 from lungfast.studies.thresholds import RescanConfig, ThresholdsConfig, rescan, thresholds
 from lungfast.studies.transfer import config_of, site_names, transfer
@@ -236,7 +236,7 @@ class Lab:
         opened = opened_by_name([Path(run) for run in runs])
         name, folder = source
         sources = Sources.of(
-            next(iter(opened.values())),
+            most_asking(opened.values()),
             list_set(name, Path(folder), None if masks is None else Path(masks)),
             device=self.workspace.device,
             listener=self._listener,

@@ -48,17 +48,17 @@ def command(runs: tuple[Path, ...], **options: Any) -> None:
     from lungfast.commands.study import run_scoring
     from lungfast.data.datasets import list_set
     from lungfast.report.terminal import robustness_table
-    from lungfast.studies.robustness import RobustnessConfig, Sources, opened_by_name, robustness
+    from lungfast.studies.robustness import RobustnessConfig, Sources, most_asking, opened_by_name, robustness
 
     opened = opened_by_name(runs)
-    first = next(iter(opened.values()))
+    widest = most_asking(opened.values())
     name, folder = options["source"]
     listing = list_set(name, Path(folder), options["masks"])
     config = RobustnessConfig.of(opened, images=options["images"])
 
     def body_of(workspace: Workspace, memory_bytes: int, listener: Listener) -> ScoreBody:
         sources = Sources.of(
-            first,
+            widest,
             listing,
             device=workspace.device,
             listener=listener,
@@ -67,8 +67,7 @@ def command(runs: tuple[Path, ...], **options: Any) -> None:
         )
         return robustness(config, opened, workspace, sources, memory_bytes)
 
-    cache = options["cache"] or max(opened.values(), key=lambda run: run.test_views).cache_url
-    content = run_scoring("robustness", cache, config, options, body_of)
+    content = run_scoring("robustness", options["cache"] or widest.cache_url, config, options, body_of)
     console = plain_or_terminal()
     console.print(robustness_table(content))
     console.print(f"results: {options['output']}/results.json", soft_wrap=True)

@@ -12,7 +12,7 @@ from lungfast.commands import options as opt
 from lungfast.commands.lists import not_an_option
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Sequence
 
     from lungfast.runs import RunFolder
     from lungfast.studies.cv import CvConfig
@@ -55,33 +55,29 @@ def command(a: str, b: str, runs: tuple[Path, Path] | None, prompts: tuple[str, 
     both sets are dropped. A and B must come from the same encoder.
     """
     from lungfast.commands.screen import Screen, plain_or_terminal
-    from lungfast.commands.study import request_from, tell_unused, with_recipe
-    from lungfast.compute import resolve_device
+    from lungfast.commands.study import request_from, tell_recipe, tell_unused, with_recipe
     from lungfast.report.terminal import transfer_table
     from lungfast.studies.meeting import Site
     from lungfast.studies.models import FinishedRun
     from lungfast.studies.rescoring import identity
     from lungfast.studies.session import run_scoring
-    from lungfast.studies.transfer import TransferConfig, check_sets, site_names, transfer
-    from lungfast.studies.workspace import Workspace
+    from lungfast.studies.transfer import TransferConfig, site_names, transfer
 
     if runs:
         tell_unused(_OF_RUNS, "with --runs, whose decoders are trained")
-    device = resolve_device(options["device"])
-    workspaces = Workspace(a, device=device), Workspace(b, device=device)
+    workspaces = opened(a, b, options["device"])
     names = site_names(*workspaces)
-    check_sets(*workspaces)
     given = [FinishedRun.open(run) for run in runs or ()]
     options_of = {name: with_recipe(url, options) for name, url in zip(names, (a, b), strict=True)}
+    if not runs:
+        look_ahead(options_of.values(), workspaces)
     options = options_of[names[0]]
+    first, second = (workspace.cache.fingerprint.data_sha256 for workspace in workspaces)
     config = TransferConfig(
         sites=names,
-        data_sha256=(
-            workspaces[0].cache.fingerprint.data_sha256,
-            workspaces[1].cache.fingerprint.data_sha256,
-        ),
+        data_sha256=(first, second),
         keys=tuple(prompts),
-        results_sha256=tuple(identity(run) for run in given),
+        results_sha256=tuple(map(identity, given)),
         training=None if runs else cv_config(prompts, options),
     )
     request = request_from("transfer", config, options, trains=not runs)
@@ -96,7 +92,8 @@ def command(a: str, b: str, runs: tuple[Path, Path] | None, prompts: tuple[str, 
             return transfer(config, sites[0], sites[1], memory_bytes, screen)
 
         def body(run: RunFolder, made_with: dict[str, Any]) -> dict[str, Any]:
-            look_ahead(options_of.values(), workspaces, screen)
+            for each in options_of.values():
+                tell_recipe(each, screen)
             trained = [
                 train(workspace, run.path / f"cv-{name}", config.training, options_of[name], screen)
                 for name, workspace in zip(names, workspaces, strict=True)
@@ -110,14 +107,22 @@ def command(a: str, b: str, runs: tuple[Path, Path] | None, prompts: tuple[str, 
     console.print(f"results: {options['output']}/results.json", soft_wrap=True)
 
 
-def look_ahead(options: Iterable[dict[str, Any]], workspaces: Sequence[Workspace], screen: Listener) -> None:
-    """What both trainings are, and whether the caches have the views for them, before one starts."""
-    from lungfast.commands.study import tell_recipe
+def opened(a: str, b: str, device: str) -> tuple[Workspace, Workspace]:
+    """Two different sets of one encoder."""
+    from lungfast.compute import resolve_device
+    from lungfast.studies.transfer import check_sets
+    from lungfast.studies.workspace import Workspace
 
+    one, two = (Workspace(url, device=resolve_device(device)) for url in (a, b))
+    check_sets(one, two)
+    return one, two
+
+
+def look_ahead(options: Collection[dict[str, Any]], workspaces: Sequence[Workspace]) -> None:
+    """Whether the caches have what both trainings read, before there is a folder."""
     for each, workspace in zip(options, workspaces, strict=True):
-        tell_recipe(each, screen)
         workspace.check_views(each["views"], each["test_views"])
-        workspace.check_high_res(asked=each["high_res"])
+        workspace.check_high_res(asked=any(one["high_res"] for one in options))
 
 
 def cv_config(kinds: Sequence[str], options: dict[str, Any]) -> CvConfig:

@@ -65,13 +65,20 @@ class Manifest:
         return asdict(self)
 
     def difference(self, other: Manifest) -> str:
-        """As :meth:`Fingerprint.difference`, then the encoder's geometry, the rows, the pixels."""
-        found = self.fingerprint.difference(other.fingerprint)
-        for name in () if found else ("spec", "n_rows", "pixels"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                return f"{name} {mine!r} against {theirs!r}"
-        return found
+        """As :meth:`Fingerprint.difference`, then the rows, the pixels, what the encoder gives."""
+        if found := self.fingerprint.difference(other.fingerprint):
+            return found
+        for name in ("n_rows", "pixels"):
+            if getattr(self, name) != getattr(other, name):
+                return f"{name} {getattr(self, name)!r} against {getattr(other, name)!r}"
+        if self.spec.has_high_res != other.spec.has_high_res:
+            return " against ".join(
+                "high-resolution features (--high-res)" if spec.has_high_res else "none (--no-high-res)"
+                for spec in (self.spec, other.spec)
+            )
+        mine, theirs = asdict(self.spec), asdict(other.spec)
+        differing = [name for name in mine if mine[name] != theirs[name]]
+        return "".join(f"{name} {mine[name]} against {theirs[name]}" for name in differing[:1])
 
     @property
     def n_views(self) -> int:

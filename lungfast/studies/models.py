@@ -126,19 +126,19 @@ class FinishedRun:
     def check_encoder(self, cache: EmbeddingCache) -> None:
         """RunError where a cache's embeddings are not of the kind that the run's decoders know."""
         spec, made = cache.spec, self.encoder
-        if self.reads_high_res and not spec.has_high_res:
-            raise RunError(
-                f"the decoders of {self.path} read high-resolution features, which {cache.url} does not hold",
-                found=", ".join(spec.feature_maps),
-                expected=", ".join(made["feature_maps"]),
-                fix="embed with --high-res",
-            )
         found, expected = (spec.name, spec.weights_sha256), (made["name"], made["weights_sha256"])
         if found != expected or spec.resize != made["resize"]:
             raise RunError(
                 f"{cache.url} was made with another encoder than the cache of {self.path}",
                 found=f"{found[0]} {found[1][:12]}…, {spec.resize}",
                 expected=f"{expected[0]} {expected[1][:12]}…, {made['resize']}",
+            )
+        if self.reads_high_res and not spec.has_high_res:
+            raise RunError(
+                f"the decoders of {self.path} read high-resolution features, which {cache.url} does not hold",
+                found=", ".join(spec.feature_maps),
+                expected=", ".join(made["feature_maps"]),
+                fix="embed with --high-res",
             )
 
     def check_cache(self, cache: EmbeddingCache) -> None:

@@ -8,7 +8,7 @@ run's folder; all runs are scored on the very same ones, so that they can be com
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,11 @@ class RobustnessConfig:
             results_sha256=tuple(map(identity, runs.values())),
             images=images,
         )
+
+
+def most_asking(runs: Iterable[FinishedRun]) -> FinishedRun:
+    """Of runs that are judged together the one whose cache, and whose encoder, can serve them all."""
+    return max(runs, key=lambda run: (run.reads_high_res, run.test_views))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

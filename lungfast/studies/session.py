@@ -102,7 +102,7 @@ def question_of(request: Request, workspace: Workspace) -> dict[str, Any]:
     return {
         "study": request.study,
         "config": asdict(request.config),
-        "settings": asked(request.settings),
+        "settings": _as_before(asked(request.settings)),
         "cache": asdict(workspace.cache.fingerprint),
         "device": workspace.device.type,
     }
@@ -118,6 +118,14 @@ def asked(settings: Settings | ScoreSettings) -> dict[str, Any]:
             if content[name] == before:  # as runs asked before there was a choice
                 del content[name]
     return content
+
+
+def _as_before(settings: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's text without what no recipe told before there were high-resolution features."""
+    if settings.get("recipe"):
+        for told in (", but high_res False", ", high_res False"):
+            settings["recipe"] = settings["recipe"].removesuffix(told)
+    return settings
 
 
 def made_with(request: Request, workspace: Workspace) -> dict[str, Any]:

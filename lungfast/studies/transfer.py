@@ -58,8 +58,9 @@ def transfer(config: TransferConfig, a: Site, b: Site, memory_bytes: int, listen
     TrainingError where all of them diverged; some that diverged are left out with a note.
     """
     check_sets(a.workspace, b.workspace)
-    for site in (a, b):
+    for site, other in ((a, b), (b, a)):
         site.run.check_cache(site.workspace.cache)
+        site.run.check_encoder(other.workspace.cache)
     _check_folds(a, b)
     keys = _usable_keys(config.keys, a, b, listener)
     same = _same_pixels(a, b)

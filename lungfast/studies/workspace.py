@@ -7,6 +7,7 @@ any states, and scores of any decoder on any images.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, cached_property
 
 import numpy as np
@@ -22,7 +23,7 @@ from lungfast.frozen.priors import Prior
 from lungfast.frozen.prompt_encoder import FrozenPromptEncoder
 from lungfast.frozen.prompts import CachePrompts, PromptConfig, PromptImages
 from lungfast.frozen.rows import ResidentRows, fits, open_rows
-from lungfast.records import Counts, Float32, Int64, PromptSource, RowSource, UInt8
+from lungfast.records import EMBEDDING, Counts, EncoderSpec, Float32, Int64, PromptSource, RowSource, UInt8
 from lungfast.scored.kernels import ScoreJob, count_images, threshold_edges
 from lungfast.studies.averaging import averaged, views_of_cache
 from lungfast.trained.batches import BatchMaker
@@ -111,7 +112,7 @@ class Workspace:
     def check_encoder_of(self, other: Workspace) -> None:
         """CacheError where the embeddings of two caches cannot meet one decoder."""
         specs = self.cache.spec, other.cache.spec
-        if specs[0] != specs[1]:
+        if _embedding_of(specs[0]) != _embedding_of(specs[1]):
             raise CacheError(
                 "the two caches come from different encoders",
                 found=" and ".join(f"{spec.name} {spec.weights_sha256[:12]}…" for spec in specs),
@@ -227,3 +228,10 @@ class Workspace:
             waiting, count_images(jobs, edges_Q, threads=cpu_count()), strict=True
         ):
             yield k, image, counts
+
+
+def _embedding_of(spec: EncoderSpec) -> EncoderSpec:
+    """Without high-resolution features, which a cache may hold beside the same embeddings."""
+    return (
+        replace(spec, channels=EMBEDDING_CHANNELS, feature_maps=(EMBEDDING,)) if spec.has_high_res else spec
+    )

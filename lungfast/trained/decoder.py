@@ -1,7 +1,8 @@
 """segment-anything's MaskDecoder for K decoders and B images at once; the same function of the same weights.
 
 Comes in: state dicts with segment-anything's names, image embeddings, prompt tokens. Goes out: low-resolution
-logits of the single mask (``multimask_output=False``), and state dicts that load back unchanged.
+logits of the single mask (``multimask_output=False``), and state dicts that load back unchanged. Decoders
+that read high-resolution features have SAM 2's ``conv_s1.weight`` beside them (upscaling.py).
 
 What is left out because the mask does not depend on it: the IoU head, the hypernetworks of the other masks,
 and in the last attention all tokens but the mask's. The two transposed convolutions (kernel 2, stride 2) are
@@ -131,6 +132,10 @@ def _hypernetwork(params: Params, token_KR1C: Tensor) -> Tensor:
     return linear(hidden, params["layers.2.weight"], params["layers.2.bias"])
 
 
+Sides = tuple[Tensor, Tensor | None]
+"""Image tokens with the dense prompt added, and high-resolution features where the decoders read them."""
+
+
 class DecoderStack:
     """K decoders with common frozen constants: parameters only, no optimiser and no choice of precision.
 
@@ -176,6 +181,11 @@ class DecoderStack:
     def K(self) -> int:
         return int(self.flat_KL.shape[0])
 
+    def sides(self, features_GBNC: Tensor, dtype: torch.dtype, made_GBNC: Tensor | None = None) -> Sides:
+        """Of some images; image tokens that were ``made`` before are taken as they are."""
+        image_GBNC = self.constants.image(features_GBNC, dtype) if made_GBNC is None else made_GBNC
+        return image_GBNC, self.fine(features_GBNC, dtype)
+
     def fine(self, features_GBNC: Tensor, dtype: torch.dtype) -> Tensor | None:
         """(G, B, N, F) where these decoders read high-resolution features; CheckpointError where there are
         none."""
@@ -215,7 +225,7 @@ class DecoderStack:
         step = min(fit, -(-n_images * len(chosen) // workers.n))  # something for every worker
         parts = slices(n_images, step)
         is_shared = features_GBNC.shape[0] == 1
-        shared = [self._sides(features_GBNC[:, part], dtype) for part in parts if is_shared]
+        shared = [self.sides(features_GBNC[:, part], dtype) for part in parts if is_shared]
         height, width = self.constants.grid
         logits = self.flat_KL.new_empty(len(chosen), n_images, 4 * height, 4 * width)
 
@@ -223,7 +233,7 @@ class DecoderStack:
         def run(job: tuple[int, int]) -> None:
             row, p = job
             one, part = slice(chosen[row], chosen[row] + 1), parts[p]
-            image, fine = shared[p] if is_shared else self._sides(features_GBNC[one, part], dtype)
+            image, fine = shared[p] if is_shared else self.sides(features_GBNC[one, part], dtype)
             inputs = Inputs(
                 image_GBNC=image,
                 fine_GBNF=fine,
@@ -237,6 +247,3 @@ class DecoderStack:
 
         workers.map(run, list(product(range(len(chosen)), range(len(parts)))))
         return logits
-
-    def _sides(self, features_GBNC: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        return self.constants.image(features_GBNC, dtype), self.fine(features_GBNC, dtype)

@@ -86,7 +86,11 @@ class Layout:
         views = self.views(row_L[None])
         for name in state:
             if is_trained(name) and name not in views:
-                raise CheckpointError(f"mask decoder parameter {name} has no place in the stack")
+                raise CheckpointError(
+                    f"mask decoder parameter {name} has no place in the stack",
+                    found=f"a stack of decoders with {len(views)} parameters, without it",
+                    expected="decoders of one kind: all with high-resolution features, or none",
+                )
         for name, view in views.items():
             if name not in state or tuple(state[name].shape) != self.shapes[name]:
                 raise CheckpointError(

@@ -24,7 +24,7 @@ from lungfast.errors import UsageError
 from lungfast.records import Bool, Float64, LossName, PrecisionName
 from lungfast.trained.batches import StackBatch
 from lungfast.trained.cutting import image_pieces, piece_size
-from lungfast.trained.decoder import DecoderStack
+from lungfast.trained.decoder import DecoderStack, Sides
 from lungfast.trained.inputs import Inputs
 from lungfast.trained.losses import focal_flags, segmentation_loss
 from lungfast.trained.optim import LossScale, StackAdam
@@ -192,19 +192,20 @@ class TrainStep:
         fused = k_chunk == 1 and device.type == "cpu" and not self._runner.compiled
         for rows, part_KB in image_pieces(share_KB, micro_batch):
             weighing = [k for k in chosen if part_KB[k].any()]
-            shared = self._image(batch, slice(0, 1), rows) if batch.features_GBNC.shape[0] == 1 else None
+            shared = self._sides(batch, slice(0, 1), rows) if len(batch.features_GBNC) == 1 else None
             grid = self._stack.constants.grid
             for first in range(0, len(weighing), k_chunk):
                 real = weighing[first : first + k_chunk]
                 ks = real + [real[0]] * (k_chunk - len(real))  # fills up a piece; its results are dropped
                 group = ks if shared is None else slice(0, 1)
+                image, fine = shared or self._sides(batch, ks, rows)
                 inputs = Inputs(
-                    image_GBNC=self._image(batch, ks, rows) if shared is None else shared,
+                    image_GBNC=image,
                     encoding_NC=self._stack.constants.encoding_NC.to(self._weights_KL.dtype),
                     tokens_KBIPC=batch.tokens_KBIPC[ks, rows].to(self._weights_KL.dtype),
                     mask_KBIP=batch.token_mask_KBIP[ks, rows],
                     fused=fused,
-                    fine_GBNF=self._stack.fine(batch.features_GBNC[group, rows], self._weights_KL.dtype),
+                    fine_GBNF=fine,
                 )
                 scale_K = torch.from_numpy(self._scale.factor_K[ks])
                 yield (
@@ -232,10 +233,9 @@ class TrainStep:
         )
         return replace(batch, image_GBNC=image_GBNC)
 
-    def _image(self, batch: StackBatch, groups: list[int] | slice, rows: slice) -> Tensor:
-        if batch.image_GBNC is not None:
-            return batch.image_GBNC[groups, rows]
-        return self._stack.constants.image(batch.features_GBNC[groups, rows], self._weights_KL.dtype)
+    def _sides(self, batch: StackBatch, groups: list[int] | slice, rows: slice) -> Sides:
+        made_GBNC = None if batch.image_GBNC is None else batch.image_GBNC[groups, rows]
+        return self._stack.sides(batch.features_GBNC[groups, rows], self._weights_KL.dtype, made_GBNC)
 
     def _rows_of(self, real: list[int], piece: Piece) -> Tensor:
         """(D, L), a view where the decoders are neighbours."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from lungfast.data.images import read_image
+from lungfast.data.perturbations import ROBUSTNESS
 from lungfast.frozen.cache import EmbeddingCache
 from lungfast.runs import read_json
 from lungfast.studies.recipes import BEST, PAPER
@@ -54,6 +56,8 @@ def test_the_same_command_again_has_nothing_to_do_and_another_number_is_refused(
     line = refuse(1, "embed", "montgomery", phantoms, "-o", viewed, "--recipe", "best")
     assert f"found views 3 against {BEST.views} -> choose another -o, or --overwrite" in line
     assert "views 3 against 1" in refuse(1, "embed", "montgomery", phantoms, "-o", viewed)
+    line = refuse(1, "embed", "montgomery", phantoms, "-o", viewed, "--views", 3)
+    assert "found high-resolution features (--high-res) against none (--no-high-res) -> choose" in line
 
 
 def test_results_say_the_recipe_its_settings_and_what_was_changed(best_run: tuple[Path, str]) -> None:
@@ -184,6 +188,35 @@ def test_without_views_the_recipe_says_what_it_lacks(nano_cache: str, tmp_path: 
     settings = read(tmp_path / "t")["provenance"]["settings"]
     assert (settings["views"], settings.get("high_res", False)) == (1, False)
     assert "high_res False" in settings["recipe"]
+    # runs asked of a cache before there were high-resolution features can be resumed
+    assert "high_res" not in json.dumps(read_json(tmp_path / "t" / "run.json")["settings"])
+    again = done(
+        "train", nano_cache, "--recipe", "best", *TINY, "--val-every", 1, "-o", tmp_path / "t", "--resume"
+    )
+    assert again.exit_code == 0
+
+
+def test_caches_with_and_without_high_resolution_features_meet(
+    best_run: tuple[Path, str],
+    trained_run: Path,
+    viewed: str,
+    phantoms: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Plain decoders read the part that both have; others say what is missing before anything is trained."""
+    other = tmp_path / "s.zarr"
+    done("embed", "shenzhen", phantoms, "-o", other)
+    done("transfer", viewed, other, *TINY, "-o", tmp_path / "plain")
+    for caches in ((viewed, other), (other, viewed)):
+        line = refuse(1, "transfer", *caches, *TINY, "--high-res", "-o", tmp_path / "high")
+        assert f"{other} holds no high-resolution features" in line
+        assert not list((tmp_path / "high").glob("cv-*"))
+    monkeypatch.setattr("lungfast.studies.robustness.ROBUSTNESS", ROBUSTNESS[:1])
+    plain, run = tmp_path / "paper", tmp_path / "robustness"
+    shutil.copytree(trained_run, plain)
+    done("robustness", plain, best_run[0], "--from", "montgomery", phantoms, "--images", 3, "-o", run)
+    assert len(read(run)["rows"]) == 4
 
 
 def test_decoders_that_read_high_resolution_features_need_them(

@@ -16,6 +16,7 @@ from lungfast.errors import CacheError, LungfastError
 from lungfast.frozen.cache import EmbeddingCache
 from lungfast.frozen.cache_prepared import make_preview
 from lungfast.frozen.cache_writer import CacheWriter
+from lungfast.records import EMBEDDING, HIGH_RES
 from tests.frozen.cachekit import FINGERPRINT, INDICES, SPEC, features, fill, make, opened, sample, tree
 
 
@@ -39,7 +40,11 @@ def test_a_complete_cache_has_nothing_to_do(tmp_path: Path) -> None:
     [
         ({"fingerprint": replace(FINGERPRINT, dtype="float32")}, "dtype 'float16' against 'float32'"),
         ({"fingerprint": replace(FINGERPRINT, weights_sha256="cd")}, "weights_sha256 'abab"),
-        ({"spec": replace(SPEC, channels=4)}, "spec EncoderSpec"),
+        ({"spec": replace(SPEC, channels=4)}, f"channels {SPEC.channels} against 4"),
+        (
+            {"spec": replace(SPEC, feature_maps=(EMBEDDING, HIGH_RES))},
+            r"none \(--no-high-res\) against high-res",
+        ),
         ({"n_images": 4}, "n_rows 3 against 4"),
         ({"pixels": False}, "pixels True against False"),
     ],
