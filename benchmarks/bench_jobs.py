@@ -1,7 +1,7 @@
 """How long do whole jobs take, started as a user starts them? Seconds of ``lungfast`` processes.
 
     python -m benchmarks.bench_jobs [--quick] [--data DIR] [--jobs NAME,NAME] [--epochs 100,60,20]
-        [--drawn DIR]
+        [--drawn DIR] [--work DIR]
 
 ``grid``: Montgomery embedded, then its 3x3 grid at 100 epochs. ``cv``: both sets embedded, then five folds of
 each (60 epochs of Montgomery, 20 of Shenzhen, which is four times as large). ``best-montgomery`` and
@@ -167,14 +167,20 @@ def of_the_paper(folder: Path, drawn: Path | None) -> tuple[Path, list[str]]:
 
 
 def run(
-    jobs: Sequence[str], epochs: Sequence[int], data: Path | None, *, drawn: Path | None = None, quick: bool
+    jobs: Sequence[str],
+    epochs: Sequence[int],
+    data: Path | None,
+    *,
+    drawn: Path | None = None,
+    work: Path | None = None,
+    quick: bool,
 ) -> Path:
     is_look = tuple(epochs) != EPOCHS
     tables, targets, read = [], [], "nothing"
     with tempfile.TemporaryDirectory() as name:
         for job in jobs:
-            folder = Path(name) / job
-            folder.mkdir()
+            folder = (work or Path(name)) / job
+            folder.mkdir(parents=True)
             if job == "paper":
                 place = Place(folder, epochs, *of_the_paper(folder, drawn))
             else:
@@ -208,6 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, help="a folder that holds MontgomerySet and ChinaSet_AllFiles")
     parser.add_argument("--drawn", type=Path, help="where paper's X-rays are kept from run to run")
+    parser.add_argument("--work", type=Path, help="where caches and runs stay [default: removed at the end]")
     parser.add_argument("--jobs", default="", help=f"of {', '.join(JOBS)} [default: those that can run here]")
     parser.add_argument("--epochs", default="", help="of the grid and of each set's folds: a shorter look")
     options = parser.parse_args(arguments)
@@ -219,7 +226,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     if len(epochs) != len(EPOCHS):
         parser.error(f"--epochs {options.epochs}: expected three numbers, such as 10,6,2")
     epochs = (1, 1, 1) if options.quick else epochs
-    path = run(asked, epochs, options.data, drawn=options.drawn, quick=options.quick)
+    kept = {"drawn": options.drawn, "work": options.work}
+    path = run(asked, epochs, options.data, **kept, quick=options.quick)
     print_targets(path)
     if "paper" not in possible:
         print("job-paper skipped: no CUDA device")

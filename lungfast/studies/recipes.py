@@ -154,7 +154,7 @@ PAPER = TrainingRecipe(
 
 BEST = TrainingRecipe(
     name="best",
-    images=13_600,
+    images=18_000,
     epochs_least=30,
     epochs_most=110,
     lrs=(1e-3,),
