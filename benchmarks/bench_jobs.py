@@ -203,8 +203,8 @@ def run(
 
 
 def record_of(jobs: Sequence[str]) -> str:
-    """Jobs that take half an hour or another machine have a record of their own where they run alone."""
-    kinds = {"best" if job.startswith("best") else job if job == "paper" else "" for job in jobs}
+    """Jobs that take long or another machine have a record of their own where they run alone."""
+    kinds = {job if job.startswith("best") or job == "paper" else "" for job in jobs}
     return "-".join(["jobs", *(kinds if len(kinds) == 1 else [])]).rstrip("-")
 
 

@@ -87,6 +87,8 @@ class Arm:
     kind: str = "both"
     sets: Sequence[str] = ("montgomery",)
     """Which it is trained on."""
+    input_size: int | None = None
+    """nano asked for images of another size than it ships for; then the other set is not looked at."""
 
 
 def arms() -> dict[str, Arm]:
@@ -131,6 +133,7 @@ def arms() -> dict[str, Arm]:
         made[name] = Arm(recipe=replace(BEST, **change), sets=sets)
     fewer = replace(BEST, images=BEST.images * 3 // 4)  # Montgomery's epochs are as many
     made["a quarter fewer images"] = Arm(recipe=fewer, sets=("shenzhen",))
+    made |= {f"input of {side} px": Arm(recipe=BEST, input_size=side) for side in (192, 320)}
     return made | {f"views: {kind}": Arm(recipe=BEST, kind=kind) for kind in KINDS if kind != "both"}
 
 
@@ -145,19 +148,19 @@ class Bench:
 
     def __init__(self, data: Path, work: Path, encoder: Encoder) -> None:
         self._data, self._work, self._encoder = data, work, encoder
-        self._open: dict[tuple[str, str], Workspace] = {}
+        self._open: dict[str, Workspace] = {}
 
-    def workspace(self, name: str, kind: str, views: int) -> Workspace:
+    def workspace(self, name: str, kind: str, views: int, side: int | None) -> Workspace:
         """The cache of a set, made if it is not there; ``kind`` "both" has as many views as any arm wants."""
-        url = self._work / f"{name}-{kind}-{views}.zarr"
-        if (name, kind) not in self._open:
+        url = self._work / f"{name}-{kind}-{views}{'' if side is None else f'-{side}px'}.zarr"
+        if str(url) not in self._open:
             started = time.perf_counter()
             config = EmbedConfig(url=str(url), views=views, altered=KINDS[kind])
-            done = embed(SETS[name](self._data), self._encoder, config, Quiet()).embedded
+            done = embed(SETS[name](self._data), at_size(self._encoder, side), config, Quiet()).embedded
             if done:
                 write_json(url.with_suffix(".json"), {"seconds": time.perf_counter() - started})
-            self._open[name, kind] = Workspace(str(url), device=torch.device("cpu"))
-        return self._open[name, kind]
+            self._open[str(url)] = Workspace(str(url), device=torch.device("cpu"))
+        return self._open[str(url)]
 
     def embeddings(self) -> list[dict[str, Any]]:
         """What the views cost, where they were made by this script."""
@@ -168,8 +171,10 @@ class Bench:
 
     def run(self, name: str, arm: Arm, train: str, other: str, most_views: int) -> dict[str, Any]:
         """One arm, trained on one set; read back where it is done."""
-        views = most_views if arm.kind == "both" else BEST.views
-        home, away = (self.workspace(one, arm.kind, views) for one in (train, other))
+        side = arm.input_size
+        views = most_views if arm.kind == "both" and side is None else BEST.views
+        home = self.workspace(train, arm.kind, views, side)
+        away = None if side else self.workspace(other, arm.kind, views, None)
         recipe = arm.recipe
         lists = Lists(
             prompts=(recipe.prompt("points"),),
@@ -179,12 +184,21 @@ class Bench:
             seeds=tuple(range(recipe.seeds)),
             kind=arm.kind,
             views=KINDS[arm.kind],
-            other=away.cache.fingerprint.data_sha256,
+            input_size=side,
+            other=away and away.cache.fingerprint.data_sha256,
         )
         folder = self._work / "runs" / train / name.replace(" ", "_").replace("%", "percent")
         settings = recipe.settings_for(home.cache, lists.folds, memory_bytes=parse_memory("8GB"))
         request = Request(study="ablation", config=lists, settings=settings, output=folder, resume=True)
         return run_study(request, home, partial(judge, lists, away), Quiet())
+
+
+def at_size(encoder: Encoder, side: int | None) -> Encoder:
+    """The same weights for images of another size: nano is convolutions, and positions that are stretched."""
+    if side is None:
+        return encoder
+    cell = encoder.spec.input_size // encoder.spec.grid[0]
+    return replace(encoder, spec=replace(encoder.spec, input_size=side, grid=(side // cell, side // cell)))
 
 
 def table_row(name: str, found: Mapping[str, Mapping[str, Any]], sets: Sequence[str]) -> dict[str, Any]:
@@ -193,7 +207,7 @@ def table_row(name: str, found: Mapping[str, Mapping[str, Any]], sets: Sequence[
     for train in sets:
         head = f"{train[0].upper()}: "
         one = found[train]["rows"][0] if train in found else None
-        row |= {f"{head}{of}": round(one["f1"][of], 4) if one else "" for of in MEASURED}
+        row |= {f"{head}{of}": round(one["f1"][of], 4) if one and of in one["f1"] else "" for of in MEASURED}
         row[f"{head}training s"] = round(one["seconds"]) if one else ""
     return row
 

@@ -38,14 +38,16 @@ class Lists:
     split_seed: int = 0
     kind: str = "both"
     views: ViewConfig = field(default_factory=ViewConfig)
+    input_size: int | None = None
+    """Of the encoder, where it is not its own."""
     other: str | None = None
     """The data's hash of the set that was not trained on."""
 
 
 def judge(
-    lists: Lists, away: Workspace, study: Study, splits: Sequence[Any], made_with: dict[str, Any]
+    lists: Lists, away: Workspace | None, study: Study, splits: Sequence[Any], made_with: dict[str, Any]
 ) -> dict[str, Any]:
-    """Train on fold 0 of one set; score its validation images, then all images of the other set."""
+    """Train on fold 0 of one set; score its validation images, then all images of the other set, if any."""
     started = time.perf_counter()
     made = train_one_split(lists, study, splits)
     seconds = time.perf_counter() - started
@@ -55,7 +57,9 @@ def judge(
         "val, together": together.val_mean("f1"),
         "val, cleaned": cleaned_f1(study, made.outcomes[0]),
     }
-    f1 |= away_f1(study, away, made.outcomes, together) | alone_f1(study, away, made.outcomes[0])
+    f1 |= alone_f1(study, away, made.outcomes[0])
+    if away is not None:
+        f1 |= away_f1(study, away, made.outcomes, together)
     row = {
         "f1": f1,
         "threshold": chosen(together).threshold,
@@ -77,16 +81,16 @@ def cleaned_f1(study: Study, outcome: Outcome) -> float:
     return float(np.mean([one.cleaned_f1 for _, _, one in found]))
 
 
-def alone_f1(study: Study, away: Workspace, outcome: Outcome) -> dict[str, float]:
+def alone_f1(study: Study, away: Workspace | None, outcome: Outcome) -> dict[str, float]:
     """The first decoder, asked about one view of each image: at its best validation threshold."""
     (candidate,) = study.candidates([outcome.cell], [outcome.cell.split.val])
-    images, thresholds = np.arange(len(away.cache.images)), study.settings.thresholds
-    prompts = replace(study.prompts(outcome.cell), images=away.prompt_images)
+    thresholds, asked = study.settings.thresholds, [("val", study.workspace, candidate)]
+    if away is not None:
+        images = np.arange(len(away.cache.images))
+        prompts = replace(study.prompts(outcome.cell), images=away.prompt_images)
+        asked.append(("away", away, replace(candidate, images=images, prompts=prompts)))
     found = {}
-    for name, where, one in (
-        ("val", study.workspace, candidate),
-        ("away", away, replace(candidate, images=images, prompts=prompts)),
-    ):
+    for name, where, one in asked:
         prepare(where, parse_memory("4GB"), 1)
         logits = predictions(where, [replace(one, views=1)], width=1)
         found[name] = score(where, logits, [one.images], thresholds, advance=lambda: None)[0].values["f1"]

@@ -27,7 +27,7 @@ OF_THE_CACHE = ("views", "test_views", "high_res")
 """What a recipe can only have of a cache that was embedded for it."""
 SCANS: Mapping[str, tuple[float, ...]] = {"fine": DEFAULT_THRESHOLDS, "paper": PAPER_THRESHOLDS}
 _AS_THEY_STAND = (
-    *("losses", "batch_size", "schedule", "keep", "patience", "average", "thresholds"),
+    *("losses", "batch_size", "schedule", "val_every", "keep", "patience", "average", "thresholds"),
     *("points_per_lung", "placement", "point_jitter", "seeds", "ensemble", "clean"),
 )
 
@@ -35,8 +35,6 @@ _AS_THEY_STAND = (
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecipe:
     """How decoders train where the user does not say otherwise; ``wds`` and ``lrs`` are chosen among.
-
-    ``validations``: about so many in the course of a training; None: one every epoch.
 
     ``images`` is the budget: how many training images a decoder sees, repetitions counted, within
     ``epochs_least`` and ``epochs_most``. ``sam_lr_wd`` holds for decoders that start from SAM's weights.
@@ -54,7 +52,7 @@ class TrainingRecipe:
     schedule: ScheduleName = "onecycle"
     keep: Literal["best", "last"] = "best"
     patience: int = 0
-    validations: int | None = None
+    val_every: int = 1
     average: float = 0.0
     views: int = 1
     test_views: int = 1
@@ -72,10 +70,6 @@ class TrainingRecipe:
         """Passes over so many training images."""
         return min(self.epochs_most, max(self.epochs_least, round(self.images / max(1, n_train))))
 
-    def val_every(self, epochs: int) -> int:
-        """Epochs from one validation to the next."""
-        return 1 if self.validations is None else max(1, epochs // self.validations)
-
     def options_for(self, cache: EmbeddingCache, folds: int) -> dict[str, Any]:
         """By the names of the commands' options, for the images, views and decoder of a cache."""
         n_train = max(1, len(cache.images) * (folds - 2) // folds)
@@ -90,7 +84,6 @@ class TrainingRecipe:
             "wd": wds[0],
             "loss": self.losses[0],
             "epochs": epochs,
-            "val_every": self.val_every(epochs),
             "views": min(self.views, cache.n_views),
             "test_views": min(self.test_views, cache.n_views),
             "high_res": self.high_res and cache.spec.has_high_res,
@@ -154,13 +147,13 @@ PAPER = TrainingRecipe(
 
 BEST = TrainingRecipe(
     name="best",
-    images=18_000,
+    images=19_400,
     epochs_least=30,
     epochs_most=110,
     lrs=(1e-3,),
     wds=(0.0,),
     sam_lr_wd=(1e-4, 0.0),
-    validations=20,
+    val_every=5,
     average=0.999,
     views=8,
     test_views=8,

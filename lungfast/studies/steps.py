@@ -125,7 +125,7 @@ class Steps:
         ]
         if recipe.best:
             epochs = self._best_epochs(name) or BEST.epochs(int(n_train))
-            seen = recipe.folds * BEST.seeds * trained(epochs, val_every=BEST.val_every(epochs))
+            seen = recipe.folds * BEST.seeds * trained(epochs, val_every=BEST.val_every)
             steps.insert(3, self._step(BEST.name, name, seen + 2 * scored * min(BEST.test_views, n_views)))
         long = recipe.curve_epochs(name)
         if long is not None:
