@@ -27,7 +27,7 @@ OF_THE_CACHE = ("views", "test_views", "high_res")
 """What a recipe can only have of a cache that was embedded for it."""
 SCANS: Mapping[str, tuple[float, ...]] = {"fine": DEFAULT_THRESHOLDS, "paper": PAPER_THRESHOLDS}
 _AS_THEY_STAND = (
-    *("losses", "batch_size", "schedule", "val_every", "keep", "patience", "average", "thresholds"),
+    *("losses", "batch_size", "schedule", "keep", "patience", "average", "thresholds"),
     *("points_per_lung", "placement", "point_jitter", "seeds", "ensemble", "clean"),
 )
 
@@ -84,6 +84,7 @@ class TrainingRecipe:
             "wd": wds[0],
             "loss": self.losses[0],
             "epochs": epochs,
+            "val_every": self.val_every,
             "views": min(self.views, cache.n_views),
             "test_views": min(self.test_views, cache.n_views),
             "high_res": self.high_res and cache.spec.has_high_res,
