@@ -1,6 +1,8 @@
 """Generated X-rays of both sets in the official layouts, drawn by every core.
 
-Comes in: how many of each, how large. Goes out: a folder that ``lungfast embed`` reads.
+Comes in: how many of each, how large. Goes out: a folder that ``lungfast embed`` reads. What is larger than
+2,048 px is drawn at a quarter of its sides and enlarged, with grain of its own: drawn in full, 704 X-rays of
+the official sizes take 16 cores three minutes.
 """
 
 from __future__ import annotations
@@ -12,6 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from lungfast.compute import cpu_count
 from lungfast.data.phantoms import write_montgomery, write_shenzhen
 
@@ -20,6 +25,9 @@ OFFICIAL_COUNTS = {"montgomery": 138, "shenzhen": 566}
 """Images that have masks."""
 OFFICIAL_SIDES = {"montgomery": 4892, "shenzhen": 3000}
 SMALL_SIDES = {"montgomery": 512, "shenzhen": 512}
+DRAWN_IN_FULL, FACTOR = 2048, 4
+GRAIN = 2.0
+"""Deviation in grey levels, so that files are as hard to read as the official ones."""
 
 
 def draw(folder: Path, counts: Mapping[str, int], sides: Mapping[str, int]) -> Path:
@@ -43,7 +51,27 @@ def draw(folder: Path, counts: Mapping[str, int], sides: Mapping[str, int]) -> P
 
 
 def _draw_part(part: Path, name: str, n_images: int, seed: int, side: int) -> None:
-    WRITERS[name](part, n_images, seed=seed, long_side=side)
+    factor = FACTOR if side > DRAWN_IN_FULL else 1
+    WRITERS[name](part, n_images, seed=seed, long_side=side // factor)
+    if factor > 1:
+        rng = np.random.default_rng(seed)
+        for path in sorted(part.rglob("*.png")):
+            _enlarge(path, factor, rng)
+
+
+def _enlarge(path: Path, factor: int, rng: np.random.Generator) -> None:
+    """A mask by its nearest pixels, a film smoothly and with grain; the file's mode stays."""
+    with Image.open(path) as image:
+        mode, size = image.mode, (image.width * factor, image.height * factor)
+        is_film = path.parent.name == "CXR_png"
+        large = (
+            image.convert("L").resize(size, Image.Resampling.BICUBIC) if is_film else image.resize(size, 0)
+        )
+    if is_film:
+        grain_HW = GRAIN * rng.standard_normal(large.size[::-1], np.float32)
+        grey_HW = np.clip(np.asarray(large) + grain_HW, 0, 255)
+        large = Image.fromarray(grey_HW.astype(np.uint8)).convert(mode)
+    large.save(path, compress_level=1)
 
 
 def _merge(part: Path, folder: Path, begun: int) -> None:

@@ -30,7 +30,8 @@ def random_sam(build: Callable[[], Sam], device: str = "cpu") -> Sam:
 
 def random_checkpoint(kind: str, path: Path) -> None:
     """A file as Meta's."""
-    torch.save(random_sam(sam_model_registry[kind]).state_dict(), path)
+    sam = random_sam(sam_model_registry[kind], "cuda" if torch.cuda.is_available() else "cpu")
+    torch.save(sam.cpu().state_dict(), path)
 
 
 def tiny_sam() -> Sam:

@@ -7,26 +7,25 @@ the residual stream, layer norms and softmax are float32. Against stock (under a
 * weights are cast once instead of in every forward pass;
 * attention is torch's own (no logits in memory); for the decomposed relative positions one product of all
   queries with all 2h-1 + 2w-1 distances, of which every query then sees its own. On a CPU they are the
-  attention's bias; on a GPU they ride in widened queries and keys (18.7 -> 16.8 ms an image, vit_h, H200);
+  attention's bias; on a GPU they ride in widened queries and keys;
 * windows are cut out of the projected queries, keys and values, so that the padding of 64x64 tokens to 70x70
   (SAM's windows are 14x14) is never multiplied: a padded token's projection is the bias;
 * on a CPU what is large is made a part at a time, in memory used again: half of stock's time goes into page
   faults and into arrays that leave the cache between two operations;
-* on a GPU a residual sum and the layer norm after it are one compiled pass.
+* on a GPU what lies between two products is one compiled pass (passes.py): a residual sum and the layer
+  norm after it; windows cut out, and queries and keys widened.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import Lock
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
-from lungfast.compute import keep_compiled
+from lungfast.frozen import passes
 from lungfast.frozen.mixed_blocks import Block, CpuBlock, Space
 
 
@@ -55,7 +54,7 @@ class MixedEncoder(nn.Module):
         rows_RC = F.linear(self._patches(images_B3SS), self._patch_weight, self._patch_bias).float()
         if self._position is not None:
             rows_RC = (rows_RC.view(batch, -1, rows_RC.shape[-1]) + self._position).flatten(0, 1)
-        add_norm = _compiled if rows_RC.device.type == "cuda" else _add_norm_here
+        add_norm: AddNorm = passes.add_norm if rows_RC.device.type == "cuda" else _add_norm_here
         space = Space(rows_RC, self._dtype)
         first = self._blocks[0]
         normed_RC = F.layer_norm(rows_RC, rows_RC.shape[-1:], *first.norm1).to(self._dtype)
@@ -93,40 +92,3 @@ def _add_norm_here(
     """The same in place: on a CPU half the time."""
     rows_RC.add_(update_RC)
     return rows_RC, F.layer_norm(rows_RC, rows_RC.shape[-1:], weight_C, bias_C, eps).to(update_RC.dtype)
-
-
-def _add_norm(
-    rows_RC: Tensor, update_RC: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
-    """The residual sum in float32, and its layer norm in the update's type."""
-    rows_RC = rows_RC + update_RC
-    return rows_RC, F.layer_norm(rows_RC, rows_RC.shape[-1:], weight_C, bias_C, eps).to(update_RC.dtype)
-
-
-class _Compiled:
-    """:func:`_add_norm` compiled, or as it is where the compiler (which needs triton) raises."""
-
-    def __init__(self) -> None:
-        self._run: AddNorm | None = None
-        self._lock = Lock()
-
-    def __call__(
-        self, rows_RC: Tensor, update_RC: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float
-    ) -> tuple[Tensor, Tensor]:
-        if self._run is None:
-            with self._lock:
-                self._run = self._run or self._settle(rows_RC, update_RC, weight_C, bias_C, eps)
-        return self._run(rows_RC, update_RC, weight_C, bias_C, eps)
-
-    @staticmethod
-    def _settle(*sample: Any) -> AddNorm:
-        keep_compiled()
-        compiled: AddNorm = torch.compile(_add_norm)
-        try:
-            compiled(*sample)
-        except Exception:  # whatever the compiler raises, eager computes the same
-            return _add_norm
-        return compiled
-
-
-_compiled = _Compiled()

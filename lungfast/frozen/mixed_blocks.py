@@ -15,6 +15,7 @@ from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor
 
 from lungfast.frozen.attention import attend_by_heads
+from lungfast.frozen.passes import places_of, widened
 from lungfast.workers import Workers
 
 WINDOW_BYTES = 4 << 20
@@ -53,9 +54,7 @@ class Block:
         self._proj = _linear(attention.proj, dtype)
         self._mlp1, self._mlp2 = _linear(block.mlp.lin1, dtype), _linear(block.mlp.lin2, dtype)
         self._is_relative = bool(attention.use_rel_pos)
-        self._table_DT = (
-            _relative_table(attention, self._extent, dtype) if self._is_relative else self._qkv[1]
-        )
+        self._table_DT = relative_table(attention, self._extent, dtype) if self._is_relative else self._qkv[1]
 
     def think(self, normed_RC: Tensor, space: Space) -> Tensor:
         """The perceptron."""
@@ -64,47 +63,31 @@ class Block:
     def attend(self, normed_RC: Tensor, batch: int, space: Space) -> Tensor:
         """Attention over the whole grid, or within windows."""
         weight, bias = self._qkv
-        if not self._window:
-            return F.linear(self._attention(F.linear(normed_RC, weight, bias), batch), *self._proj)
         into, back = _window_rows(self._grid, self._window, batch, normed_RC.device)
         qkv = normed_RC.new_empty(len(normed_RC) + 1, len(weight))
         torch.addmm(bias, normed_RC, weight.t(), out=qkv[:-1])
         qkv[-1] = bias  # of a padded token, which is zero after the norm
-        samples = into.numel() // self._window**2
-        merged = self._attention(qkv.index_select(0, into), samples)
-        return F.linear(merged.index_select(0, back), *self._proj)
+        merged = self._attention(qkv, into)
+        return F.linear(merged.index_select(0, back) if self._window else merged, *self._proj)
 
-    def _attention(self, qkv_R3C: Tensor, samples: int) -> Tensor:
-        """Attention within each sample (an image or a window): (R, 3C) -> (R, C)."""
-        q, k, v = self._split(qkv_R3C, samples)
+    def _attention(self, qkv_R3C: Tensor, into: Tensor) -> Tensor:
+        """Attention among the rows ``into`` of each sample (an image or a window): (S*n, C)."""
+        samples = into.numel() // (self._extent[0] * self._extent[1])
         if not self._is_relative:
-            found = F.scaled_dot_product_attention(q, k, v)
+            found = F.scaled_dot_product_attention(*self._split(qkv_R3C.index_select(0, into), samples))
         else:
-            wide = _widen(q, k, v, self._near(q), self._extent)
-            scale = q.shape[-1] ** -0.5
-            found = F.scaled_dot_product_attention(*wide, scale=scale)[..., : q.shape[-1]]
-        return found.transpose(1, 2).reshape(len(qkv_R3C), -1)
+            rows_R3hd = torch.unflatten(qkv_R3C, 1, (3, self._heads, -1))
+            d = rows_R3hd.shape[-1]
+            near_hRT = torch.bmm(rows_R3hd[:, 0].transpose(0, 1), self._table_DT.expand(self._heads, -1, -1))
+            places = places_of(self._extent, d, qkv_R3C.dtype, qkv_R3C.device)
+            q, k, v = widened(rows_R3hd, near_hRT, into, places, narrow=_may_be_narrow(qkv_R3C.device))
+            found = F.scaled_dot_product_attention(q, k, v, scale=d**-0.5)[..., :d]
+        return found.transpose(1, 2).reshape(len(into), -1)
 
     def _split(self, qkv_R3C: Tensor, samples: int) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, (S, heads, n, d)."""
         q, k, v = qkv_R3C.view(samples, -1, 3, self._heads, len(self._qkv[0]) // 3 // self._heads).unbind(2)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-
-    def _near(self, q_ShND: Tensor) -> tuple[Tensor, Tensor]:
-        """What every query adds for each row of keys (heads, S, h, w, h), and for each column.
-
-        A query's own distances lie side by side in its products with all: views, one place further a row.
-        """
-        samples, heads, n, d = q_ShND.shape
-        height, width = self._extent
-        rows = q_ShND.transpose(0, 1).reshape(heads, samples * n, d)
-        near = torch.bmm(rows, self._table_DT.expand(heads, -1, -1))
-        wide = near.shape[-1]
-        outer, row = (heads, samples, height, width), width * wide
-        steps = (samples * n * wide, n * wide)
-        by_row = near.as_strided((*outer, height), (*steps, row - 1, wide, 1), height - 1)
-        from_column = 2 * height - 1 + width - 1
-        return by_row, near.as_strided((*outer, width), (*steps, row, wide - 1, 1), from_column)
 
 
 class CpuBlock(Block):
@@ -155,6 +138,22 @@ class CpuBlock(Block):
         found = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return found.transpose(1, 2).reshape(len(qkv_R3C), -1)
 
+    def _near(self, q_ShND: Tensor) -> tuple[Tensor, Tensor]:
+        """What every query adds for each row of keys (heads, S, h, w, h), and for each column.
+
+        A query's own distances lie side by side in its products with all: views, one place further a row.
+        """
+        samples, heads, n, d = q_ShND.shape
+        height, width = self._extent
+        rows = q_ShND.transpose(0, 1).reshape(heads, samples * n, d)
+        near = torch.bmm(rows, self._table_DT.expand(heads, -1, -1))
+        wide = near.shape[-1]
+        outer, row = (heads, samples, height, width), width * wide
+        steps = (samples * n * wide, n * wide)
+        by_row = near.as_strided((*outer, height), (*steps, row - 1, wide, 1), height - 1)
+        from_column = 2 * height - 1 + width - 1
+        return by_row, near.as_strided((*outer, width), (*steps, row, wide - 1, 1), from_column)
+
     def _bias(self, near: tuple[Tensor, Tensor]) -> Tensor:
         """(S, heads, n, n): what the distance in rows and in columns adds, as ``add_decomposed_rel_pos``."""
         rows_k, columns_k = near
@@ -166,59 +165,45 @@ class CpuBlock(Block):
         return bias.transpose(0, 1)
 
 
-def _widen(
-    q: Tensor, k: Tensor, v: Tensor, near: tuple[Tensor, Tensor], extent: tuple[int, int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values (S, heads, n, D) of which plain attention is attention with the bias.
-
-    A query carries what it adds for every row and column, a key a one where its own row and column are; on
-    an H200 cheaper than a bias, which would be written and read (n, n) a head.
-    """
-    samples, heads, n, d = q.shape
-    height, width = extent
-    channels = -(-(d + height + width) // _ALIGNED) * _ALIGNED
-    wide = q.new_zeros(3, samples, n, heads, channels).transpose(2, 3)  # as the rows lie: heads side by side
-    for place, value in zip(wide, (q, k, v), strict=True):
-        place[..., :d] = value
-    scale = d**0.5  # attention divides the whole product by it
-    for first, part in zip((d, d + height), near, strict=True):
-        torch.mul(part.flatten(2, 3).transpose(0, 1), scale, out=wide[0, ..., first : first + part.shape[-1]])
-    wide[1, ..., d : d + height + width] = _own_place(extent, q.device)
-    return wide[0], wide[1], wide[2]
-
-
-@cache
-def _own_place(extent: tuple[int, int], device: torch.device) -> Tensor:
-    """(n, h + w): ones at a key's row and at its column."""
-    height, width = extent
-    rows, columns = torch.eye(height, device=device), torch.eye(width, device=device)
-    spread = (rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1))
-    return torch.cat(spread, -1).flatten(0, 1)
-
-
 def _linear(module: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Weight and bias; zeros where there is none."""
     weight: Tensor = module.weight.to(dtype)
     return weight, weight.new_zeros(len(weight)) if module.bias is None else module.bias.to(dtype)
 
 
-def _relative_table(attention: Any, extent: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """(d, 2h-1 + 2w-1): the embedding of every distance in rows, then in columns, from far below up."""
+def relative_table(attention: Any, extent: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """(d, 2h-1 + 2w-1): the embedding of every distance in rows, then in columns, from far below up.
+    On a GPU zeros follow, up to a multiple of 8."""
     tables = []
     for size, embedding in zip(extent, (attention.rel_pos_h, attention.rel_pos_w), strict=True):
         picked = get_rel_pos(size, size, embedding)  # resized where the checkpoint's grid was another
         # key - query from 1 - size: first what the last query sees, then the first one's keys further on
         tables.append(torch.cat([picked[-1], picked[0, 1:]]))
-    return torch.cat(tables).to(dtype).t().contiguous()
+    table_DT = torch.cat(tables).to(dtype).t()
+    spare = -table_DT.shape[1] % _ALIGNED if table_DT.is_cuda else 0  # products of odd widths are slow there
+    return F.pad(table_DT, (0, spare)).contiguous()
+
+
+@cache
+def _may_be_narrow(device: torch.device) -> bool:
+    """cuDNN's attention on Hopper takes values that are narrower than queries: 2.5 ms a global block of 8
+    images instead of 3.3 (vit_h, H200). Elsewhere flash attention is the quickest, and it does not."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 @cache
 def _window_rows(
     grid: tuple[int, int], window: int, batch: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Which row each window's token is (B*N: padding), and where each row's token lies in the windows."""
+    """Which row each window's token is (B*N: padding), and where each row's token lies in the windows.
+
+    Window 0 is the whole grid.
+    """
     height, width = grid
     n = height * width
+    if not window:
+        all_rows = torch.arange(batch * n, device=device)
+        return all_rows, all_rows
     rows = torch.arange(batch * n).view(batch, height, width)
     pad = (0, -width % window, 0, -height % window)
     padded = F.pad(rows, pad, value=batch * n)

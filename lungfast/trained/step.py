@@ -31,6 +31,7 @@ from lungfast.trained.optim import LossScale, StackAdam
 from lungfast.trained.parameters import to_token_major
 from lungfast.trained.piece import Piece, PieceRunner
 from lungfast.trained.recorded import Recorder
+from lungfast.trained.updating import StepResult, Updater
 from lungfast.workers import Workers
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -49,14 +50,6 @@ class StepConfig:
             raise UsageError("precision is unknown", found=self.precision, expected="fp32, bf16 or fp16")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise UsageError("micro-batch is too small", found=str(self.micro_batch), expected="at least 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepResult:
-    """``loss_K`` is NaN where a decoder took no part; ``finite_K`` False where it diverged in this step."""
-
-    loss_K: Float64
-    finite_K: Bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +80,7 @@ class TrainStep:
         self._scale = LossScale(stack.K, enabled=config.precision == "fp16")
         self._runner = PieceRunner(flat_KL.device, compile=config.compile)
         self._workers = Workers.of(flat_KL.device)
+        self._updater = Updater(optimiser, self._scale, self._workers)
         self._spare_PL = flat_KL.new_zeros(0, flat_KL.shape[1])
         self._recorder = Recorder(self._runner.run, stack.layout)
 
@@ -124,7 +118,7 @@ class TrainStep:
             losses = self._learn(batch, share_KB, {k: self._grads_KL[k] for k in chosen})
         else:
             losses = self._learn_side_by_side(batch, share_KB, chosen)
-        return self._update(losses, lr_K, wd_K)
+        return self._updater.update(self._grads_KL, losses, lr_K=lr_K, wd_K=wd_K)
 
     def _learn_together(
         self, batch: StackBatch, share_KB: Tensor, chosen: Sequence[int]
@@ -133,6 +127,10 @@ class TrainStep:
         losses: dict[int, Tensor] = {}
         for real, piece in self._pieces(batch, share_KB, chosen):
             loss_D, grads_DL = self._recorder.run(self._rows_of(real, piece), piece)
+            if len(real) == self._stack.K and not losses:
+                self._grads_KL.copy_(grads_DL)
+                losses = dict(zip(real, loss_D.clone(), strict=True))
+                continue
             for n, k in enumerate(real):
                 self._grads_KL[k] = self._grads_KL[k] + grads_DL[n] if k in losses else grads_DL[n]
                 losses[k] = losses[k] + loss_D[n] if k in losses else loss_D[n].clone()
@@ -242,33 +240,6 @@ class TrainStep:
         ks = real + [real[0]] * (len(piece.focal_K) - len(real))
         neighbours = ks == list(range(ks[0], ks[0] + len(ks)))
         return self._weights_KL[ks[0] : ks[0] + len(ks)] if neighbours else self._weights_KL[ks]
-
-    def _update(self, losses: Mapping[int, Tensor], lr_K: Float64, wd_K: Float64) -> StepResult:
-        """Step the decoders whose loss and gradient are finite; one sum a row finds any that is not."""
-
-        def check(k: int) -> Tensor:
-            if self._scale.enabled:
-                self._grads_KL[k] /= float(self._scale.factor_K[k])
-            total = self._grads_KL[k].sum()
-            return torch.stack([losses[k].to(total), total])
-
-        def step(k: int) -> bool:
-            finite = bool(np.isfinite(found[k]).all())
-            if finite:
-                self._optimiser.step_row(k, self._grads_KL[k], lr=float(lr_K[k]), wd=float(wd_K[k]))
-            return finite
-
-        loss_K, finite_K = np.full(self._stack.K, np.nan), np.ones(self._stack.K, bool)
-        if not losses:
-            return StepResult(loss_K=loss_K, finite_K=finite_K)
-        checks = self._workers.map(check, list(losses), elementwise=True)  # the sum is only looked at
-        checked = torch.stack(checks).cpu()  # the only wait for a GPU
-        found = dict(zip(losses, checked.to(torch.float64).numpy(), strict=True))
-        steps = self._workers.map(step, list(losses), elementwise=True)
-        for k, stepped in zip(losses, steps, strict=True):
-            loss_K[k] = found[k][0]
-            finite_K[k] = np.isfinite(loss_K[k]) and not self._scale.update(k, finite=stepped)
-        return StepResult(loss_K=loss_K, finite_K=finite_K)
 
     @torch.no_grad()
     def evaluate(self, batch: StackBatch, *, active: Sequence[int] | None = None) -> Evaluation:

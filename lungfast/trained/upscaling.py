@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lungfast.trained.attention import Params, Scope, Sharing, linear, project_image
-from lungfast.trained.norms import layer_norm
+from lungfast.trained.norms import layer_norm, wide_dtype
 from lungfast.trained.parameters import HIGH_RES
 from lungfast.trained.pixels import NORM_EPS, LossOf, pixel_logits, pixel_loss
 
@@ -60,7 +60,12 @@ def mask_logits(
         low = low + fine.projected(high_res[HIGH_RES].flatten(2))
     low = F.gelu(layer_norm(low, params["1.weight"], params["1.bias"], NORM_EPS))
     high = F.gelu(linear(low, second.transpose(1, 2), second_bias)).view(k * r, n * 16, -1)
-    return torch.bmm(high, hyper_KRc.reshape(k * r, -1, 1)).view(k, r, -1)
+    hyper_S1c = hyper_KRc.reshape(k * r, 1, -1)
+    if torch.compiler.is_compiling():  # in one pass with GELU, where a product would be two more
+        logits = (high.to(wide_dtype(high)) * hyper_S1c).sum(2).to(high.dtype)
+    else:
+        logits = torch.bmm(high, hyper_S1c.mT)
+    return logits.view(k, r, -1)
 
 
 def mask_losses(

@@ -24,6 +24,7 @@ from benchmarks import (
     weights,
 )
 from benchmarks.limits import Step, encoder_flop
+from lungfast.compute import resolve_precision
 from lungfast.data.datasets import list_montgomery, list_shenzhen
 from lungfast.frozen.checkpoints import read_checkpoint
 
@@ -59,7 +60,10 @@ def test_arithmetic_is_compared_image_by_image(capsys) -> None:
         assert row["images"] == 10
         assert row["95 % from"] <= row["less the default"] <= row["to"]
         assert row["F1"] - default["F1"] == pytest.approx(row["less the default"])
-        assert 0 < row["largest of an image"] < 0.05
+        assert 0 <= row["largest of an image"] < 0.05
+    assert int8["largest of an image"] > 0
+    is_fp32 = resolve_precision("auto", torch.device("cpu")).name == "fp32"  # so is exact
+    assert (exact["largest of an image"] == 0) == is_fp32
 
 
 def test_every_technique_can_be_switched_off() -> None:

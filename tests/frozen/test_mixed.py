@@ -9,7 +9,7 @@ import torch
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
-from lungfast.frozen import attention, mixed_blocks
+from lungfast.frozen import attention, mixed, mixed_blocks
 from lungfast.frozen.mixed import MixedEncoder
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -55,6 +55,20 @@ def test_equals_stock_in_float32(size: int, options: dict[str, int]) -> None:
         found = MixedEncoder(stock, torch.float32)(images(size))
     assert found.shape == exact.shape
     assert error(found, exact) < 1e-5
+
+
+@pytest.mark.parametrize("narrow", [True, False])
+@pytest.mark.parametrize("options", [{}, {"relative": False}, {"window": 5}])
+def test_the_blocks_of_a_gpu_equal_stock_in_float32(
+    options: dict[str, int], narrow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU, uncompiled: positions in widened queries and keys, values as wide or narrow."""
+    monkeypatch.setattr(mixed, "CpuBlock", mixed_blocks.Block)
+    monkeypatch.setattr(mixed_blocks, "_may_be_narrow", lambda _: narrow)
+    stock = vit(320, **options)  # type: ignore[arg-type]
+    with torch.inference_mode():
+        exact = stock(images(320))
+        assert error(MixedEncoder(stock, torch.float32)(images(320)), exact) < 1e-5
 
 
 def test_windows_in_parts_and_heads_in_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,17 @@ def step_chosen(adam, grads_KL, lr_K, wd_K, active_K):
         adam.step_row(k, grads_KL[k], lr=float(lr_K[k]), wd=float(wd_K[k]))
 
 
-def test_equals_torch_adam_with_own_rates_decays_and_counts():
+def step_where(adam, grads_KL, lr_K, wd_K, active_K):
+    """As on a GPU."""
+    adam.step_where(torch.from_numpy(active_K), grads_KL, lr_K=lr_K, wd_K=wd_K)
+    adam.count(active_K)
+
+
+both_ways = pytest.mark.parametrize("step_chosen", [step_chosen, step_where])
+
+
+@both_ways
+def test_equals_torch_adam_with_own_rates_decays_and_counts(step_chosen):
     flat_KL = gradients(100).clone()
     rows = [flat_KL[k].clone().requires_grad_() for k in range(3)]
     twins = [torch.optim.Adam([row]) for row in rows]
@@ -36,7 +46,8 @@ def test_equals_torch_adam_with_own_rates_decays_and_counts():
         torch.testing.assert_close(flat_KL[k], rows[k].detach(), rtol=1e-12, atol=1e-13)
 
 
-def test_an_unselected_decoder_keeps_every_byte_even_with_a_nan_gradient():
+@both_ways
+def test_an_unselected_decoder_keeps_every_byte_even_with_a_nan_gradient(step_chosen):
     flat_KL = gradients(1, torch.float32)
     adam = StackAdam(flat_KL)
     step_chosen(adam, gradients(2, torch.float32), LR_K, WD_K, np.ones(3, bool))
@@ -50,7 +61,8 @@ def test_an_unselected_decoder_keeps_every_byte_even_with_a_nan_gradient():
         assert torch.equal(tensor, state[name]), name
 
 
-def test_resume_is_byte_equal():
+@both_ways
+def test_resume_is_byte_equal(step_chosen):
     straight, halted = gradients(1, torch.float32), gradients(1, torch.float32)
     adam, first = StackAdam(straight), StackAdam(halted)
     for step in range(4):

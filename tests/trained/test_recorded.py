@@ -10,7 +10,7 @@ import torch
 
 from lungfast.trained.batches import StackBatch
 from lungfast.trained.decoder import DecoderStack
-from tests.naive.trained import sam_decoder
+from tests.naive.trained import sam_decoder, with_conv_s1
 from tests.trained.problems import make_batch, make_constants, make_stack, make_step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -23,11 +23,17 @@ def on_gpu(batch: StackBatch) -> StackBatch:
     return StackBatch(**moved)
 
 
-@pytest.mark.parametrize(("groups", "micro_batch"), [(1, None), (3, 2)])
+@pytest.mark.parametrize(
+    ("groups", "micro_batch", "fine"), [(1, None, 0), (3, 2, 0), (1, None, 24), (3, 2, 24)]
+)
 @pytest.mark.parametrize("compiled", [False, True])
-def test_equals_the_step_of_the_cpu(groups: int, micro_batch: int | None, compiled: bool) -> None:
-    """Several pieces a step, a decoder that pauses (another recording), one that has padding rows."""
-    states = [sam_decoder(seed=k, scale=1.5).state_dict() for k in range(3)]
+def test_equals_the_step_of_the_cpu(groups: int, micro_batch: int | None, fine: int, compiled: bool) -> None:
+    """Several pieces a step, a decoder that pauses (another recording), one that has padding rows; without
+    and with high-resolution features."""
+    decoders = [sam_decoder(seed=k, scale=1.5) for k in range(3)]
+    if fine:
+        decoders = [with_conv_s1(decoder, fine, seed=k) for k, decoder in enumerate(decoders)]
+    states = [decoder.state_dict() for decoder in decoders]
     pe_NC, dense_C, grid = make_constants(torch.float64)
     ours = DecoderStack.from_states(
         deepcopy(states), pe_NC=pe_NC, dense_C=dense_C, grid=grid, device="cuda", dtype=torch.float64
@@ -36,7 +42,7 @@ def test_equals_the_step_of_the_cpu(groups: int, micro_batch: int | None, compil
     step = make_step(ours, micro_batch=micro_batch, compile=compiled)
     twin_step = make_step(twin, micro_batch=micro_batch)
     for i in range(4):
-        batch = make_batch(groups=groups, seed=i)
+        batch = make_batch(groups=groups, fine=fine, seed=i)
         active_K = np.array([True, i != 2, True])
         found = step.train(on_gpu(batch), active_K=active_K, **RATES)
         expected = twin_step.train(batch, active_K=active_K, **RATES)
