@@ -40,7 +40,7 @@ def widened(
     sees_nX, own_nX = places
     n, d = len(sees_nX), rows_R3hd.shape[-1]
     into_Sn = into.view(-1, n)
-    q, k, v = rows_R3hd[into_Sn].unbind(2)
+    q, k, v = (rows_R3hd[into_Sn, part] for part in range(3))  # apart: each is read where it is written
     near_ShnX = near_hRT[:, into_Sn[..., None], sees_nX].permute(1, 2, 0, 3)
     wide_q = torch.cat([q, near_ShnX * d**0.5], -1)  # attention divides the whole product by it
     wide_k = torch.cat([k, own_nX[:, None].expand(near_ShnX.shape)], -1)
