@@ -66,9 +66,9 @@ SHARES = {
 }
 
 
-PLAIN = [(kind, n_tokens, False) for kind in SHARES for n_tokens in (8, 20)]
+PLAIN = [(kind, n_tokens, False) for kind in SHARES for n_tokens in (8, 25)]
 # the hand-written kernels are for one decoder and absorbed attention
-BY_HAND = [(kind, 8, True) for kind in ("one decoder", "two prompts an image")]
+BY_HAND = [(kind, n, True) for kind in ("one decoder", "two prompts an image") for n in (8, 24)]
 
 
 @pytest.mark.parametrize(("kind", "n_tokens", "fused"), PLAIN + BY_HAND)

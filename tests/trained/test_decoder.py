@@ -27,9 +27,11 @@ def logits(stack, batch, **options):
 
 
 @pytest.mark.parametrize("groups", [1, 3])
-@pytest.mark.parametrize(("instances", "prompts", "fine"), [(1, 3, 0), (2, 4, 0), (1, 14, 0), (2, 3, 6)])
+@pytest.mark.parametrize(
+    ("instances", "prompts", "fine"), [(1, 3, 0), (2, 4, 0), (1, 14, 0), (1, 20, 0), (2, 3, 6)]
+)
 def test_logits_equal_segment_anything_in_float64(groups, instances, prompts, fine):
-    """14 prompt tokens make 19 in all: the stock order of the attention."""
+    """20 prompt tokens make 25 in all: the stock order of the attention."""
     stack, naive = make_pair(torch.float64, fine=fine)
     batch = make_batch(groups=groups, instances=instances, prompts=prompts, fine=fine)
     ours = logits(stack, batch)
