@@ -148,7 +148,7 @@ PAPER = TrainingRecipe(
 
 BEST = TrainingRecipe(
     name="best",
-    images=19_400,
+    images=18_000,
     epochs_least=30,
     epochs_most=110,
     lrs=(1e-3,),
