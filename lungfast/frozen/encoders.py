@@ -82,7 +82,11 @@ class Encoder:
 
         from lungfast.workers import Workers
 
-        if self.device.type == "cuda" or len(images_B3SS) == 1:
+        if self.device.type == "cuda":
+            missing = self.usual_batch - len(images_B3SS) if len(images_B3SS) > 1 else 0
+            filled = torch.cat([images_B3SS, *[images_B3SS[-1:]] * missing])  # another size compiles anew
+            return torch.as_tensor(self.module(filled))[: len(images_B3SS)]
+        if len(images_B3SS) == 1:
             return torch.as_tensor(self.module(images_B3SS))
 
         @torch.inference_mode()
@@ -114,7 +118,7 @@ class Encoder:
         host_BNC = torch.empty(features_BNC.shape, pin_memory=True)
         host_BNC.copy_(features_BNC, non_blocking=True)
         arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        arrived.record()
+        arrived.record(torch.cuda.current_stream(self.device))
         arrived.synchronize()
         return np.asarray(host_BNC.numpy())
 

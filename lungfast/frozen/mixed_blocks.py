@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 
 from lungfast.frozen.attention import attend_by_heads
 from lungfast.frozen.passes import places_of, widened
@@ -80,7 +81,8 @@ class Block:
             d = rows_R3hd.shape[-1]
             near_hRT = torch.bmm(rows_R3hd[:, 0].transpose(0, 1), self._table_DT.expand(self._heads, -1, -1))
             places = places_of(self._extent, d, qkv_R3C.dtype, qkv_R3C.device)
-            q, k, v = widened(rows_R3hd, near_hRT, into, places, narrow=_may_be_narrow(qkv_R3C.device))
+            narrow = _may_be_narrow(qkv_R3C.device, qkv_R3C.dtype, d + places[1].shape[1], d)
+            q, k, v = widened(rows_R3hd, near_hRT, into, places, narrow=narrow)
             found = F.scaled_dot_product_attention(q, k, v, scale=d**-0.5)[..., :d]
         return found.transpose(1, 2).reshape(len(into), -1)
 
@@ -185,10 +187,13 @@ def relative_table(attention: Any, extent: tuple[int, int], dtype: torch.dtype) 
 
 
 @cache
-def _may_be_narrow(device: torch.device) -> bool:
-    """cuDNN's attention on Hopper takes values that are narrower than queries: 2.5 ms a global block of 8
-    images instead of 3.3 (vit_h, H200). Elsewhere flash attention is the quickest, and it does not."""
-    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (9, 0)
+def _may_be_narrow(device: torch.device, dtype: torch.dtype, channels: int, narrow: int) -> bool:
+    """Whether torch would give values narrower than queries to cuDNN: 2.5 ms a global block of 8 images
+    instead of 3.3 (vit_h, H200). Flash attention, elsewhere the quickest, takes one width alone."""
+    if device.type != "cuda":
+        return True
+    q, v = (torch.empty(1, 1, 256, width, device=device, dtype=dtype) for width in (channels, narrow))
+    return bool(torch._fused_sdp_choice(q, q, v) == SDPBackend.CUDNN_ATTENTION.value)
 
 
 @cache

@@ -5,16 +5,60 @@ Comes in: rows of image tokens. Goes out: what the next product or attention rea
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
+from threading import Lock
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lungfast.on_gpu import OnGpu
+from lungfast.compute import keep_compiled
 
 _ALIGNED = 8
 """Attention kernels read rows in 16 bytes."""
+
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+class OnGpu(Generic[_P, _R]):
+    """A function of tensors that changes none, compiled where the first one lies on a GPU, for every shape.
+
+    Where the compiler (it needs triton) raises, plain operations compute the same; ``note`` then says why.
+    """
+
+    def __init__(self, function: Callable[_P, _R]) -> None:
+        self._plain = function
+        self._run: Callable[_P, _R] | None = None
+        self._lock = Lock()
+        self.note = "not compiled"
+
+    def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        first: Any = args[0]
+        if first.device.type != "cuda":
+            return self._plain(*args, **kwargs)
+        if self._run is None:
+            with self._lock:
+                if self._run is None:
+                    return self._settle(*args, **kwargs)
+        return self._run(*args, **kwargs)
+
+    def _settle(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        """The first call decides."""
+        keep_compiled()
+        try:
+            compiled: Callable[_P, _R] = torch.compile(self._plain, dynamic=False)
+            found = compiled(*args, **kwargs)
+        except torch.OutOfMemoryError:  # no fault of the compiler's
+            raise
+        except Exception as error:  # whatever the compiler raises, eager computes the same
+            self._run, self.note = self._plain, f"eager: {error}"
+            return self._plain(*args, **kwargs)
+        self._run, self.note = compiled, "compiled"
+        return found
 
 
 @OnGpu

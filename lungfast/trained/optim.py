@@ -1,13 +1,11 @@
-"""Adam over a stack of decoders: on a CPU torch's own kernel, a row at a time; on a GPU all rows in one pass.
+"""Adam over a stack of decoders: torch's own kernel, a row at a time.
 
 Comes in: a gradient row per decoder, a learning rate and an L2 weight decay each. Goes out: the stack's
-parameters changed in place. Why by selection and not by multiplying with 0:
+parameters changed in place, a row at a time. Why by selection and not by multiplying with 0:
 0 * NaN is NaN, and one Adam step with a zero gradient still moves weights by about 0.9 of the learning rate.
 
 The arithmetic is ``torch.optim.adam.adam`` (coupled L2, as ``torch.optim.Adam``) on one flat row a decoder;
-each decoder has its own moments and its own step count. That kernel takes one rate for all its tensors, and
-on an H200 a row fills less than half of the GPU: nine rows take 0.74 ms, three and a half times what their
-bytes take.
+each decoder has its own moments and its own step count.
 """
 
 from __future__ import annotations
@@ -19,8 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from lungfast.on_gpu import OnGpu
-from lungfast.records import Bool, Float64
+from lungfast.records import Float64
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8
@@ -33,12 +30,18 @@ class StackAdam:
         self._flat_KL = flat_KL
         self._mean_KL = torch.zeros_like(flat_KL)
         self._square_KL = torch.zeros_like(flat_KL)
-        # the fused kernel wants float32 scalars; exact up to 2^24 steps
-        self._steps_K = [torch.zeros(()) for _ in range(len(flat_KL))]
+        # the fused kernel wants float32 scalars on the parameters' device; exact up to 2^24 steps
+        self._steps_K = [torch.zeros((), device=flat_KL.device) for _ in range(len(flat_KL))]
 
     @torch.no_grad()
-    def step_row(self, k: int, grad_L: Tensor, *, lr: float, wd: float) -> None:
-        """One step of decoder k on a CPU; the rest stay as they are, and may be stepped by other threads."""
+    def step_row(
+        self, k: int, grad_L: Tensor, *, lr: float, wd: float, skipped: Tensor | None = None
+    ) -> None:
+        """One step of decoder k; the rest stay as they are, and may be stepped by other threads.
+
+        Where the float32 scalar ``skipped``, beside the parameters, is 1 it stays too, its count included:
+        the kernel looks, so that nothing waits for a GPU.
+        """
         adam(
             [self._flat_KL[k]],
             [grad_L],
@@ -47,6 +50,7 @@ class StackAdam:
             [],
             [self._steps_K[k]],
             fused=True,
+            found_inf=skipped,
             amsgrad=False,
             beta1=BETAS[0],
             beta2=BETAS[1],
@@ -55,23 +59,6 @@ class StackAdam:
             eps=EPS,
             maximize=False,
         )
-
-    @torch.no_grad()
-    def step_where(self, taken_K: Tensor, grads_KL: Tensor, *, lr_K: Float64, wd_K: Float64) -> None:
-        """One step of the decoders where ``taken_K``, a tensor beside the parameters: nothing waits for it.
-
-        Afterwards :meth:`count` is to be told what it held.
-        """
-        steps_K = np.array([float(step) for step in self._steps_K]) + 1
-        first, second = (1 - beta**steps_K for beta in BETAS)
-        rates = torch.from_numpy(np.stack([lr_K / first, np.sqrt(second), wd_K]))
-        of_rows = rates.to(self._flat_KL.device, self._flat_KL.dtype)
-        _step(self._flat_KL, grads_KL, self._mean_KL, self._square_KL, (taken_K, of_rows))
-
-    def count(self, taken_K: Bool) -> None:
-        """One step more of the decoders where ``taken_K``."""
-        for k, taken in enumerate(taken_K.tolist()):
-            self._steps_K[k] += taken
 
     def state_dict(self, k: int) -> dict[str, Tensor]:
         """Copies of decoder k's moments and step count on the CPU: enough to go on with the same bytes."""
@@ -86,21 +73,6 @@ class StackAdam:
         self._mean_KL[k].copy_(state["mean"])
         self._square_KL[k].copy_(state["square"])
         self._steps_K[k].copy_(state["step"])
-
-
-@OnGpu
-def _step(
-    flat_KL: Tensor, grads_KL: Tensor, mean_KL: Tensor, square_KL: Tensor, rows: tuple[Tensor, Tensor]
-) -> None:
-    """Adam in place, of the rows that are taken; ``rows`` says which, and (3, K): the rate over the first
-    bias correction, the root of the second, the decay."""
-    taken_K, (rate_K, root_K, decay_K) = rows[0], rows[1].unbind(0)
-    grads = grads_KL + decay_K[:, None] * flat_KL
-    mean = BETAS[0] * mean_KL + (1 - BETAS[0]) * grads
-    square = BETAS[1] * square_KL + (1 - BETAS[1]) * grads * grads
-    flat = flat_KL - rate_K[:, None] * mean / (square.sqrt() / root_K[:, None] + EPS)
-    for place, value in ((mean_KL, mean), (square_KL, square), (flat_KL, flat)):
-        place.copy_(torch.where(taken_K[:, None], value, place))
 
 
 class LossScale:

@@ -97,9 +97,11 @@ class PieceRunner:
         """
         self.untried = False
         keep_compiled()
-        compiled = torch.compile(piece_loss, dynamic=False, fullgraph=True)
         try:
+            compiled = torch.compile(piece_loss, dynamic=False, fullgraph=True)
             _gradients(compiled, params, piece)
+        except torch.OutOfMemoryError:  # no fault of the compiler's
+            raise
         except Exception as error:  # whatever the compiler raises, eager computes the same
             self.note = f"eager: {_first_line(error)}"
         else:

@@ -34,10 +34,11 @@ class Recorder:
 
     def run(self, weights_DL: Tensor, piece: Piece) -> tuple[Tensor, Tensor]:
         """Losses and gradients; the next run overwrites them."""
-        if self._recorded is None or not self._recorded.fits(weights_DL, piece):
-            self._recorded = None  # what it held goes before the next one takes as much
-            self._recorded = _Recording(self._gradients, self._layout, weights_DL, piece)
-        return self._recorded.run(weights_DL, piece)
+        with torch.cuda.device(weights_DL.device):  # whose streams are meant where none is named
+            if self._recorded is None or not self._recorded.fits(weights_DL, piece):
+                self._recorded = None  # what it held goes before the next one takes as much
+                self._recorded = _Recording(self._gradients, self._layout, weights_DL, piece)
+            return self._recorded.run(weights_DL, piece)
 
 
 class _Recording:

@@ -31,7 +31,6 @@ class Updater:
 
     def __init__(self, optimiser: StackAdam, scale: LossScale, workers: Workers) -> None:
         self._optimiser, self._scale, self._workers = optimiser, scale, workers
-        self._arriving_2K: Tensor | None = None
 
     def update(
         self, grads_KL: Tensor, losses: Mapping[int, Tensor], *, lr_K: Float64, wd_K: Float64
@@ -65,19 +64,20 @@ class Updater:
     def _together(
         self, grads_KL: Tensor, losses: Mapping[int, Tensor], lr_K: Float64, wd_K: Float64
     ) -> dict[int, tuple[float, bool]]:
-        """The same on a GPU, which itself finds what is finite: it steps while the losses travel here."""
-        nan = grads_KL.new_full((), np.nan)
-        loss_K = torch.stack([losses[k].to(nan) if k in losses else nan for k in range(len(grads_KL))])
+        """The same on a GPU, which itself finds what is finite: steps are asked for before losses come."""
         if self._scale.enabled:
-            grads_KL /= torch.from_numpy(self._scale.factor_K).to(nan)[:, None]
-        found_2K = torch.stack([loss_K, grads_KL.sum(1)])
-        if self._arriving_2K is None:
-            self._arriving_2K = torch.empty(found_2K.shape, dtype=found_2K.dtype, pin_memory=True)
-        self._arriving_2K.copy_(found_2K, non_blocking=True)
+            for k in losses:
+                grads_KL[k] /= float(self._scale.factor_K[k])
+        sums_K = grads_KL.sum(1)
+        sums = torch.stack([sums_K[k] for k in losses])  # one by one: a list of rows would be waited for
+        found_2K = torch.stack([torch.stack(list(losses.values())).to(sums), sums])
+        skipped_K = (~found_2K.isfinite().all(0)).float()
+        arriving_2K = torch.empty(found_2K.shape, dtype=found_2K.dtype, pin_memory=True)
+        arriving_2K.copy_(found_2K, non_blocking=True)
         arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        arrived.record()
-        self._optimiser.step_where(found_2K.isfinite().all(0), grads_KL, lr_K=lr_K, wd_K=wd_K)
-        arrived.synchronize()  # the only wait of a step
-        finite_K = self._arriving_2K.isfinite().all(0).numpy()
-        self._optimiser.count(finite_K)
-        return {k: (float(self._arriving_2K[0, k]), bool(finite_K[k])) for k in losses}
+        arrived.record(torch.cuda.current_stream(grads_KL.device))
+        for k, skipped in zip(losses, skipped_K, strict=True):
+            self._optimiser.step_row(k, grads_KL[k], lr=float(lr_K[k]), wd=float(wd_K[k]), skipped=skipped)
+        arrived.synchronize()
+        finite_K = arriving_2K.isfinite().all(0).tolist()
+        return dict(zip(losses, zip(arriving_2K[0].tolist(), finite_K, strict=True), strict=True))

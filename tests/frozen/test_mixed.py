@@ -9,19 +9,19 @@ import torch
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
-from lungfast.frozen import attention, mixed, mixed_blocks
+from lungfast.frozen import attention, mixed, mixed_blocks, passes
 from lungfast.frozen.mixed import MixedEncoder
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-def vit(size: int, *, relative: bool = True, window: int = 14) -> ImageEncoderViT:
+def vit(size: int, *, relative: bool = True, window: int = 14, width: int = 64) -> ImageEncoderViT:
     """Narrow, with one windowed and one global block; every weight drawn, biases not zero."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         encoder = ImageEncoderViT(
             img_size=size,
-            embed_dim=64,
+            embed_dim=width,
             depth=2,
             num_heads=4,
             out_chans=32,
@@ -64,7 +64,7 @@ def test_the_blocks_of_a_gpu_equal_stock_in_float32(
 ) -> None:
     """On the CPU, uncompiled: positions in widened queries and keys, values as wide or narrow."""
     monkeypatch.setattr(mixed, "CpuBlock", mixed_blocks.Block)
-    monkeypatch.setattr(mixed_blocks, "_may_be_narrow", lambda _: narrow)
+    monkeypatch.setattr(mixed_blocks, "_may_be_narrow", lambda *_: narrow)
     stock = vit(320, **options)  # type: ignore[arg-type]
     with torch.inference_mode():
         exact = stock(images(320))
@@ -109,6 +109,7 @@ def test_bf16_is_nearer_than_autocast() -> None:
 @needs_gpu
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 0.05), (torch.float16, 0.01)])
 def test_a_gpu_computes_the_same(dtype: torch.dtype, bound: float) -> None:
+    torch._dynamo.reset()
     stock = vit(320)
     with torch.inference_mode():
         exact = stock(images(320))
@@ -116,3 +117,19 @@ def test_a_gpu_computes_the_same(dtype: torch.dtype, bound: float) -> None:
         for batch in (2, 1):  # the second size compiles again
             found = encoder(images(320)[:batch].cuda()).cpu()
             assert error(found, exact[:batch]) < bound
+    assert passes.widened.note == passes.add_norm.note == "compiled"
+
+
+@needs_gpu
+@pytest.mark.parametrize("narrow", [True, False])
+def test_a_gpu_attends_in_rows_as_wide_as_those_of_vit_h(
+    narrow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """80 channels a head and 64x64 tokens: 208 wide, whatever this card would choose for the values."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(mixed_blocks, "_may_be_narrow", lambda *_: narrow)
+    stock = vit(1024, width=320)
+    with torch.inference_mode():
+        exact = stock.cuda()(images(1024, 1).cuda())
+        found = MixedEncoder(stock, torch.bfloat16)(images(1024, 1).cuda())
+    assert error(found, exact) < 0.05
