@@ -57,6 +57,8 @@ ON_BOTH = {
     "no views",
     "16 views",
     "1 point a lung",
+    "constant rate",
+    "lr x 2",
     "three seeds of a third of the epochs",
 }
 MEASURED = (

@@ -6,8 +6,10 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks import (
     bench_cache,
@@ -138,6 +140,26 @@ def test_films_of_several_processes_are_one_data_set(tmp_path: Path) -> None:
     films.draw(tmp_path, {"montgomery": 3, "shenzhen": 2}, {"montgomery": 64, "shenzhen": 64})
     assert len(list_montgomery(tmp_path).refs) == 3
     assert len(list_shenzhen(tmp_path, None).refs) == 2
+
+
+@pytest.mark.parametrize(("name", "mode"), [("montgomery", "L"), ("shenzhen", "RGB")])
+def test_large_films_are_drawn_small_and_enlarged(
+    name: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the size that was asked for; masks stay masks, films get grain."""
+    monkeypatch.setattr(films, "DRAWN_IN_FULL", 128)
+    films._draw_part(tmp_path, name, 1, 0, 256)
+    found = sorted(tmp_path.rglob("*.png"))
+    film = next(path for path in found if path.parent.name == "CXR_png")
+    for path in found:
+        with Image.open(path) as image:
+            assert max(image.size) == 256
+            values_HW = np.asarray(image.convert("L"))
+            assert image.mode == (mode if path == film else "L")
+        if path == film:
+            assert np.abs(np.diff(values_HW.astype(int), axis=1)).mean() > 1
+        else:
+            assert set(np.unique(values_HW).tolist()) == {0, 255}
 
 
 def test_a_random_checkpoint_is_recognised(tmp_path: Path) -> None:
