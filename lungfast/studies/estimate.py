@@ -24,11 +24,13 @@ PROBE_DECODERS, PROBE_EPOCHS = 4, 3
 SCORED_SHARE = 0.8
 """Predicting and counting an image takes about this share of a training step on it.
 
-This and the next three: nano at 32x32 tokens, bf16, 2 cores of an Intel Xeon; ``reproduce --quick`` on both
-real sets, whose sum they meet within 5 %.
+Shares but the best recipe's are of nano at 32x32 tokens, bf16, 2 cores of an Intel Xeon; ``reproduce
+--quick`` on both real sets, whose sum they meet within 5 %.
 """
 VALIDATED_SHARE = 0.6
 """The loss on a validation image, always in fp32, takes this share."""
+HIGH_RES_SHARE = 1.25
+"""A step of the best recipe, with high-resolution features and six points, takes so many of the paper's."""
 ENCODED_SHARE = 7.0
 """Encoding an image with nano takes as long as so many training steps."""
 UNET_SHARE = 3.0

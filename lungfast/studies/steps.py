@@ -21,6 +21,7 @@ from lungfast.studies.curve import CurveConfig, learning_curves
 from lungfast.studies.cv import CvConfig, cross_validate
 from lungfast.studies.estimate import (
     ENCODED_SHARE,
+    HIGH_RES_SHARE,
     SCORED_SHARE,
     STARTED_SECONDS,
     UNET_SHARE,
@@ -126,6 +127,7 @@ class Steps:
         if recipe.best:
             epochs = self._best_epochs(name) or BEST.epochs(int(n_train))
             seen = recipe.folds * BEST.seeds * trained(epochs, val_every=BEST.val_every)
+            seen *= HIGH_RES_SHARE if cache.spec.has_high_res else 1
             steps.insert(3, self._step(BEST.name, name, seen + 2 * scored * min(BEST.test_views, n_views)))
         long = recipe.curve_epochs(name)
         if long is not None:
