@@ -95,12 +95,17 @@ def measure_training(
     ]
 
 
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    """At once: a machine on loan may be gone before the record is written."""
+    for row in rows:
+        print(row, flush=True)
+
+
 def run(device: str, *, quick: bool, repeats: int) -> Path:
     rates = Rates.measured(device, quick=quick)
     side, n_images = (4, 1) if quick else (64, N_IMAGES)
     trained, targets = measure_training(device, side, n_images, rates, 1 if quick else repeats)
-    for row in (row for table in trained for row in table):
-        print(row, flush=True)
+    show([row for table in trained for row in table])
     step = f"A training step (forward, loss, backward, Adam; {side}x{side} image tokens, batch {n_images}, "
     content: dict[str, Any] = {
         "title": "One GPU",
@@ -111,6 +116,7 @@ def run(device: str, *, quick: bool, repeats: int) -> Path:
     }
     write_record("gpu", content, quick=quick)  # stands if what follows does not come to its end
     encoded, asked = embed_gpu.measure(device, rates, quick=quick, repeats=1 if quick else 3)
+    show(encoded)
     more = {"tables": [*trained, encoded], "targets": [*targets, *asked]}
     return write_record("gpu", content | more, quick=quick)
 
