@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from lungfast.records import Listing
     from lungfast.studies.embed import EmbedReport
 
+SHOWN = 5
+"""Names of a list in a note."""
 folder = click.Path(path_type=Path)
 
 embed_options = compose(
@@ -156,6 +158,7 @@ def run_embed(listing_of: Callable[[], Listing], options: dict[str, Any]) -> Non
         announce(encoder, listing, screen)
         report = embed(listing, encoder, config, screen)
         tell_left_out(report, config.url, screen)
+        tell_negatives(report, screen)
     click.echo(embedded(report, config.url, config.views))
     if report.skipped:
         sys.exit(1)
@@ -205,6 +208,16 @@ def announce(encoder: Encoder, listing: Listing, screen: Screen) -> None:
         screen.note(line)
     if encoder.spec.name == "nano":
         screen.note(nano_notice())
+
+
+def tell_negatives(report: EmbedReport, screen: Screen) -> None:
+    """Which films should be turned round."""
+    if n := len(report.negatives):
+        shown = ", ".join(report.negatives[:SHOWN]) + (f" and {n - SHOWN} more" if n > SHOWN else "")
+        screen.note(
+            f"{n} image{'s look like negatives' if n > 1 else ' looks like a negative'}, with lungs brighter "
+            f"than what surrounds them: {shown}; decoders do better on films that are turned round"
+        )
 
 
 def tell_left_out(report: EmbedReport, url: str, screen: Screen) -> None:

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from lungfast.data.polarity import looks_negative
 from lungfast.data.views import MOST_VIEWS, ViewConfig, make_views
 from lungfast.errors import DataError, LungfastError, UsageError
 from lungfast.frozen.cache_prepared import PreparedRow
@@ -61,6 +62,8 @@ class EmbedReport:
     """Images of the listing that a cache completed earlier does not hold."""
     skipped: list[str] = field(default_factory=list)
     """One line per unreadable image."""
+    negatives: list[str] = field(default_factory=list)
+    """Images whose lungs are brighter than what surrounds them."""
 
 
 class EmbedListener(Protocol):
@@ -75,6 +78,7 @@ class _Ready:
 
     views: tuple[UInt8, ...]
     row: PreparedRow
+    negative: bool
 
 
 def embed(listing: Listing, encoder: Encoder, config: EmbedConfig, listener: EmbedListener) -> EmbedReport:
@@ -153,6 +157,7 @@ def _ready(index: int, ref: SampleRef, writer: CacheWriter, encoder: Encoder, co
     return _Ready(
         views=(image_HW, *(view.image_HW for view in altered)),
         row=writer.prepare(index, sample, views=altered),
+        negative=looks_negative(sample.image_HW, np.logical_or.reduce(list(sample.masks.values()))),
     )
 
 
@@ -197,4 +202,6 @@ def _usable(
         else:
             seen.add(item.row.image.content_sha256)
             usable.append(item)
+            if item.negative:
+                report.negatives.append(item.row.image.id)
     return usable

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lungfast.data.polarity import looks_negative
 from lungfast.files import file_sha256
 from lungfast.geometry import Frame
 from lungfast.records import Bool, Float32, UInt8
@@ -52,10 +53,13 @@ def quality_and_disagreement(
     return float(np.mean(dice_K)), apart
 
 
-def reasons_to_look(division: Division, apart: float | None, *, constant: bool = False) -> list[str]:
+def reasons_to_look(
+    division: Division, apart: float | None, *, constant: bool = False, negative: bool = False
+) -> list[str]:
     """Of the plain rules, which need no calibration; ``apart`` is the ensemble's disagreement."""
     rules = {
         "constant image": constant,
+        "perhaps a negative": negative,
         "empty prediction": division == "none",
         "one lung": division == "one",
         "decoders disagree": apart is not None and apart > MOST_DISAGREEMENT,
@@ -102,7 +106,12 @@ class Judge:
         valid_hw = frame.valid_hw((mean_hw.shape[0], mean_hw.shape[1]))
         quality, apart = quality_and_disagreement(logits_Khw, valid_hw, self.thresholds)
         areas = lung_areas(mask_HW)
-        found = reasons_to_look(areas.division, apart, constant=bool(image_HW.min() == image_HW.max()))
+        found = reasons_to_look(
+            areas.division,
+            apart,
+            constant=bool(image_HW.min() == image_HW.max()),
+            negative=looks_negative(image_HW, mask_HW),
+        )
         if self.cut is not None and quality < self.cut:
             found.append("low quality")
         remarks = ["lungs touch"] if areas.division == "touching" else []

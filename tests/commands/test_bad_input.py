@@ -110,6 +110,17 @@ def test_orphans_are_named_and_left_out(pairs: tuple[Path, Path], tmp_path: Path
     assert "4 images embedded" in result.stdout
 
 
+def test_negatives_are_named(phantoms: Path, tmp_path: Path) -> None:
+    shutil.copytree(phantoms / "MontgomerySet", tmp_path / "MontgomerySet")
+    for path in sorted((tmp_path / "MontgomerySet" / "CXR_png").iterdir())[3:10]:
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    result = call("embed", "montgomery", tmp_path, "-o", tmp_path / "x.zarr")
+    assert result.exit_code == 0, result.output
+    told = " ".join(result.stderr.split())
+    assert "7 images look like negatives, with lungs brighter than what surrounds them: MCUCXR_0004" in told
+    assert "and 2 more; decoders do better on films that are turned round" in told
+
+
 def test_unreadable_files_are_skipped_counted_and_listed(pairs: tuple[Path, Path], tmp_path: Path) -> None:
     images, masks = pairs
     content = (images / "p2.png").read_bytes()

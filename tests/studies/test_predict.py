@@ -107,6 +107,17 @@ def test_odd_images_get_masks_of_their_size_and_a_damaged_one_a_line(
     assert mask_of(output, "a16").shape == mask_of(output, "colour-2").shape
 
 
+def test_a_negative_is_flagged(trained_run: Path, phantoms: Path, tmp_path: Path) -> None:
+    film_HW = read_image(sorted(films(phantoms).iterdir())[0])
+    for name, image_HW in (("film", film_HW), ("negative", 255 - film_HW)):
+        Image.fromarray(image_HW).save(tmp_path / f"{name}.png")
+    rows = run_predict(trained_run, [tmp_path / "film.png", tmp_path / "negative.png"], tmp_path / "out")[
+        "rows"
+    ]
+    assert ["perhaps a negative" in row["note"] for row in rows] == [False, True]
+    assert rows[1]["flag"] == "look at this one"
+
+
 def test_the_table_and_the_results_say_the_same(odd_out: tuple[Path, Any]) -> None:
     output, content = odd_out
     with (output / "predictions.csv").open() as file:
