@@ -61,12 +61,18 @@ class Encoder:
             image_HW if image_HW.shape == frame.resized_size else resize_image(image_HW, frame.resized_size)
         )
 
-    def encode(self, images: Sequence[UInt8]) -> Float32:
-        """Images (H, W), prepared or not, sizes may differ -> features (B, N, C), rows of the grid first."""
+    def encode(self, images: Sequence[UInt8], *, at_once: int = 1) -> Float32:
+        """Images (H, W), prepared or not, sizes may differ -> features (B, N, C), rows of the grid first.
+
+        A GPU computes for ``at_once`` images also where they are fewer: another number would compile anew.
+        """
         import torch
 
+        prepared = [self.prepare(image) for image in images]
+        if self.device.type == "cuda":
+            prepared += prepared[-1:] * (at_once - len(prepared))
         with torch.inference_mode():
-            features_BCEhEw = self._run(self._padded_B3SS([self.prepare(image) for image in images]))
+            features_BCEhEw = self._run(self._padded_B3SS(prepared))[: len(images)]
             return self._to_host(features_BCEhEw.flatten(2).transpose(1, 2).to(torch.float32).contiguous())
 
     @property
@@ -82,11 +88,7 @@ class Encoder:
 
         from lungfast.workers import Workers
 
-        if self.device.type == "cuda":
-            missing = self.usual_batch - len(images_B3SS) if len(images_B3SS) > 1 else 0
-            filled = torch.cat([images_B3SS, *[images_B3SS[-1:]] * missing])  # another size compiles anew
-            return torch.as_tensor(self.module(filled))[: len(images_B3SS)]
-        if len(images_B3SS) == 1:
+        if self.device.type == "cuda" or len(images_B3SS) == 1:
             return torch.as_tensor(self.module(images_B3SS))
 
         @torch.inference_mode()

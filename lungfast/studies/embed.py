@@ -175,7 +175,8 @@ def _encode(encoder: Encoder, images: Sequence[UInt8], at_once: int) -> Float32:
     if not images:
         return np.empty((0, encoder.spec.n_tokens, encoder.spec.channels), np.float32)
     try:
-        parts = [encoder.encode(images[i : i + at_once]) for i in range(0, len(images), at_once)]
+        starts = range(0, len(images), at_once)
+        parts = [encoder.encode(images[i : i + at_once], at_once=at_once) for i in starts]
     except torch.OutOfMemoryError as error:
         raise LungfastError(
             f"the GPU's memory is too small for {min(at_once, len(images))} images at once",
