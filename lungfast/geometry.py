@@ -135,13 +135,19 @@ def resize_image(image_HW: UInt8, size: Size) -> UInt8:
 
 def tight_box(mask_HW: Bool) -> Float64 | None:
     """Normalised (x0, y0, x1, y1) of the outer pixel edges around a mask; None where it is empty."""
+    box = bounding_box(mask_HW)
+    if box is None:
+        return None
+    (rows, columns), (height, width) = box, mask_HW.shape
+    return np.array([columns.start / width, rows.start / height, columns.stop / width, rows.stop / height])
+
+
+def bounding_box(mask_HW: Bool) -> tuple[slice, slice] | None:
+    """The rows and columns that hold all of a mask; None where it is empty."""
     rows, columns = np.flatnonzero(mask_HW.any(axis=1)), np.flatnonzero(mask_HW.any(axis=0))
     if rows.size == 0:
         return None
-    height, width = mask_HW.shape
-    return np.array(
-        [columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height]
-    )
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def pack_mask(mask_HW: Bool) -> UInt8:

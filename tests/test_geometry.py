@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from segment_anything.utils.transforms import ResizeLongestSide
 
-from lungfast.geometry import Frame, area_average, resize_image, tight_box
+from lungfast.geometry import Frame, area_average, bounding_box, resize_image, tight_box
 
 sizes = st.tuples(st.integers(1, 5000), st.integers(1, 5000))
 FILMS = [(4020, 4892), (4892, 4020), (2991, 3000), (512, 512), (3, 700)]
@@ -108,3 +108,9 @@ def test_the_tight_box_has_outer_pixel_edges() -> None:
 def test_an_image_without_pixels_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one pixel"):
         Frame.of((0, 5), 1024, "longest")
+
+
+def test_box_of_a_mask() -> None:
+    mask_HW = np.array([[0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], bool)
+    assert bounding_box(mask_HW) == (slice(1, 3), slice(1, 3))
+    assert bounding_box(np.zeros((2, 2), bool)) is None

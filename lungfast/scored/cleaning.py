@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from lungfast.errors import LungfastError
-from lungfast.geometry import pack_mask
+from lungfast.geometry import bounding_box, pack_mask
 from lungfast.records import Bool, Counts, UInt8
 
 CLEANING = "two largest components, holes filled"
@@ -33,14 +33,6 @@ def two_largest_filled(mask_HW: Bool) -> Bool:
     if box is not None:
         cleaned_HW[box] = _filled(_two_largest(mask_HW[box]))
     return cleaned_HW
-
-
-def bounding_box(mask_HW: Bool) -> tuple[slice, slice] | None:
-    """The rows and columns that hold all of a mask; None where it is empty."""
-    rows, columns = np.flatnonzero(mask_HW.any(axis=1)), np.flatnonzero(mask_HW.any(axis=0))
-    if rows.size == 0:
-        return None
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def counts_of_mask(mask_HW: Bool, truth_packed: UInt8) -> Counts:

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
+from lungfast.geometry import bounding_box
 from lungfast.records import Bool, Int64
-from lungfast.scored.cleaning import bounding_box
 
 Division = Literal["two", "touching", "one", "none"]
 LEAST_SHARE = 0.1

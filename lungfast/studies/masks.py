@@ -17,9 +17,9 @@ import numpy as np
 
 from lungfast.compute import cpu_count
 from lungfast.frozen.cache import EmbeddingCache
-from lungfast.geometry import Frame, unpack_mask
+from lungfast.geometry import Frame, bounding_box, unpack_mask
 from lungfast.records import Bool, Float32, Float64, UInt8
-from lungfast.scored.cleaning import CLEANING, bounding_box, counts_of_mask, two_largest_filled
+from lungfast.scored.cleaning import CLEANING, counts_of_mask, two_largest_filled
 from lungfast.scored.kernels import predict_mask
 from lungfast.scored.scores import over_folds, per_image_summary, scores_of
 from lungfast.studies.comparisons import Side, as_family, compare

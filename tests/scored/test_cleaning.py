@@ -11,7 +11,7 @@ from scipy import ndimage
 from lungfast.errors import LungfastError
 from lungfast.geometry import pack_mask
 from lungfast.records import Bool
-from lungfast.scored.cleaning import bounding_box, counts_of_mask, two_largest_filled
+from lungfast.scored.cleaning import counts_of_mask, two_largest_filled
 from tests.naive import cleaning as naive
 from tests.naive import scored
 
@@ -77,11 +77,6 @@ def test_one_component_and_none() -> None:
     assert not two_largest_filled(np.zeros((4, 5), bool)).any()
     whole_HW = np.ones((4, 5), bool)
     assert np.array_equal(two_largest_filled(whole_HW), whole_HW)
-
-
-def test_box_of_a_mask() -> None:
-    assert bounding_box(drawn("....", ".#..", "..#.")) == (slice(1, 3), slice(1, 3))
-    assert bounding_box(np.zeros((2, 2), bool)) is None
 
 
 @given(masks(), st.integers(0, 99))
