@@ -2,7 +2,7 @@
 
 Comes in: how many of each, how large. Goes out: a folder that ``lungfast embed`` reads. What is larger than
 2,048 px is drawn at a quarter of its sides and enlarged, with grain of its own: drawn in full, 704 X-rays of
-the official sizes take 16 cores three minutes.
+the official sizes would take 16 cores some three minutes, by what one X-ray takes.
 """
 
 from __future__ import annotations

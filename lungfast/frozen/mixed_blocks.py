@@ -55,7 +55,9 @@ class Block:
         self._proj = _linear(attention.proj, dtype)
         self._mlp1, self._mlp2 = _linear(block.mlp.lin1, dtype), _linear(block.mlp.lin2, dtype)
         self._is_relative = bool(attention.use_rel_pos)
-        self._table_DT = relative_table(attention, self._extent, dtype) if self._is_relative else self._qkv[1]
+        self._table_DT = (
+            _relative_table(attention, self._extent, dtype) if self._is_relative else self._qkv[1]
+        )
 
     def think(self, normed_RC: Tensor, space: Space) -> Tensor:
         """The perceptron."""
@@ -173,7 +175,7 @@ def _linear(module: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return weight, weight.new_zeros(len(weight)) if module.bias is None else module.bias.to(dtype)
 
 
-def relative_table(attention: Any, extent: tuple[int, int], dtype: torch.dtype) -> Tensor:
+def _relative_table(attention: Any, extent: tuple[int, int], dtype: torch.dtype) -> Tensor:
     """(d, 2h-1 + 2w-1): the embedding of every distance in rows, then in columns, from far below up.
     On a GPU zeros follow, up to a multiple of 8."""
     tables = []

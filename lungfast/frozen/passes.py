@@ -99,7 +99,7 @@ def places_of(
     """Of each of n tokens: which distances a query sees for each row and column of keys, and the ones of a
     key, both (n, X). X fills ``channels`` + h + w up to a multiple of 8; what fills it are zeros of the key.
 
-    Distances are those of :func:`mixed_blocks.relative_table`: key - query from 1 - h up, then those of
+    Distances are those of :func:`mixed_blocks._relative_table`: key - query from 1 - h up, then those of
     columns.
     """
     height, width = extent

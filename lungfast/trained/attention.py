@@ -14,9 +14,8 @@ the waste.
 
 so the image tokens are multiplied by heads*T columns instead of 128 channels: less while T < 17, and as it is
 done by hand quicker up to T = 24 (:data:`ABSORB_BELOW`); above, the *stock* order projects the image side as
-segment-anything does. The
-constant is the same for every key of a query and leaves the softmax alone; so do key biases, which are
-therefore absent from the parameters (see parameters.py).
+segment-anything does. The constant is the same for every key of a query and leaves the softmax alone; so do
+key biases, which are therefore absent from the parameters (see parameters.py).
 
 *Shared image tokens.* In the first block every decoder of a group reads the same image, and every prompt of
 an image too: S image-side samples serve K*R token-side ones, K = G*D and S*D*J = K*R. :class:`Sharing` turns

@@ -127,10 +127,6 @@ class TrainStep:
         losses: dict[int, Tensor] = {}
         for real, piece in self._pieces(batch, share_KB, chosen):
             loss_D, grads_DL = self._recorder.run(self._rows_of(real, piece), piece)
-            if len(real) == self._stack.K and not losses:
-                self._grads_KL.copy_(grads_DL)
-                losses = dict(zip(real, loss_D.clone(), strict=True))
-                continue
             for n, k in enumerate(real):
                 self._grads_KL[k] = self._grads_KL[k] + grads_DL[n] if k in losses else grads_DL[n]
                 losses[k] = losses[k] + loss_D[n] if k in losses else loss_D[n].clone()
