@@ -21,19 +21,20 @@ _FROM = np.packbits(np.arange(64) >= np.arange(64)[:, None], axis=1).view(np.uin
 
 
 class Truth(NamedTuple):
-    """Packed bits (H, ceil(W / 8)); the same bytes as words, and what is left of them in one word more."""
+    """Packed bits (H, ceil(W / 8)); the same bytes on end, as words, and the last few in one word more."""
 
     packed: UInt8
+    octets: UInt8
     words: npt.NDArray[np.uint64]
     tail: np.uint64
 
     @classmethod
     def of(cls, truth_packed: UInt8) -> Truth:
         packed = np.ascontiguousarray(truth_packed)
-        whole = packed.size // 8 * 8
+        octets, whole = packed.reshape(-1), packed.size // 8 * 8
         rest = np.zeros(8, np.uint8)
-        rest[: packed.size - whole] = packed.ravel()[whole:]
-        return cls(packed, packed.ravel()[:whole].view(np.uint64), rest.view(np.uint64)[0])
+        rest[: packed.size - whole] = octets[whole:]
+        return cls(packed, octets, octets[:whole].view(np.uint64), rest.view(np.uint64)[0])
 
 
 class Patch(NamedTuple):
@@ -62,8 +63,8 @@ def _ones_between(truth: Truth, start: int, stop: int) -> np.int64:
     if first == last:
         return ones(_word(truth, first) & head & rest)
     total = ones(_word(truth, first) & head)
-    for word in truth.words[first + 1 : last]:
-        total += ones(word)
+    for k in range(np.uintp(first + 1), np.uintp(last)):
+        total += ones(truth.words[k])
     return total + ones(_word(truth, last) & rest)
 
 
@@ -83,17 +84,23 @@ def ones(word: np.uint64) -> np.int64:
 
 @lean
 def word_at(truth: Truth, bit: int) -> np.uint64:
-    """64 bits from one that begins a byte on, byte by byte as they lie (0 beyond the last of all)."""
-    k, shift = bit >> 6, np.uint64(bit & 63)
-    word = _word_or_none(truth, k) >> shift
-    if shift:
-        word |= _word_or_none(truth, k + 1) << (np.uint64(64) - shift)
-    return word
+    """32 bits from one that begins a byte on, byte by byte as they lie (0 beyond the last of all)."""
+    octets, k = truth.octets, bit >> 3
+    if k + 4 <= octets.size:
+        at = np.uintp(k)
+        word = np.uint32(octets[at])  # the four are one load: the compiler knows this form
+        for n in range(1, 4):
+            word |= np.uint32(octets[at + np.uintp(n)]) << np.uint32(8 * n)
+        return np.uint64(word)
+    return _last_word(octets, k)
 
 
 @lean
-def _word_or_none(truth: Truth, k: int) -> np.uint64:
-    return _word(truth, k) if k <= truth.words.size else np.uint64(0)
+def _last_word(octets: UInt8, k: int) -> np.uint64:
+    word = np.uint64(0)
+    for n in range(octets.size - k):
+        word |= np.uint64(octets[k + n]) << np.uint64(8 * n)
+    return word
 
 
 @lean

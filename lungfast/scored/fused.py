@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from lungfast.compiled import compiled, lean
+from lungfast.compiled import compiled, inlined, lean
 from lungfast.records import Float32, Int64
 from lungfast.scored.bins import FIVE, Bins, find
 from lungfast.scored.bits import Patch, Truth, rectangle
 from lungfast.scored.looks import FEW, Desk, look
+from lungfast.scored.shares import Shares, finish, take
 from lungfast.scored.stretch import LANES, PAD, Field, Reach
 
 CHUNK = 32
@@ -25,38 +26,48 @@ CHUNK = 32
 
 
 @compiled
-def count_pixels(
-    field: Field, truth: Truth, bins: Bins, first_row: int, last_row: int, histogram_2B: Int64
-) -> None:
-    """Add the native rows first..last to a histogram, pixels and true pixels by bin.
+def count_pixels(field: Field, truth: Truth, bins: Bins, shares: Shares, histogram_2B: Int64) -> None:
+    """Add native rows, as long as shares of them are left, to a histogram: pixels and true pixels by bin.
 
     A count holds the pixels in its lower half and the true ones in its upper half: one add for both. What
     lies below all edges, often most of an image, is what is left of the whole.
     """
-    rows, columns, (h, w) = field.rows, field.columns, field.logits_hw.shape
+    share, n_done = take(shares), 0
+    if share >= shares.bounds_P.size - 1:
+        return
+    rows, columns, w = field.rows, field.columns, field.logits_hw.shape[1]
     width = columns.first.size
+    n_rows = 1
+    while n_rows <= np.max(rows.last - rows.first):
+        n_rows *= 2
     desk = Desk(
         np.empty(w, np.float32),
         np.empty(w, np.float32),
         np.empty((2 * w + 1, 3), np.int64),
         np.empty(columns.low_first.size, np.float32),
-        np.empty((np.max(rows.last - rows.first) + 1, width + PAD), np.float32),
-        np.empty((h, width + PAD), np.float32),
-        np.zeros(h, np.bool_),
+        np.empty((n_rows, width + PAD), np.float32),
+        np.full(n_rows, -1),
+        np.empty((n_rows, (width + PAD) // 8), np.bool_),
         np.empty((2, width + PAD), np.float32),
         np.empty(LANES, np.float32),
         np.empty(LANES, np.float32),
         np.empty(FEW + FIVE, np.int64),
         np.empty(truth.packed.shape[1] + 1, np.uint64),
     )
-    packed_B = np.zeros(histogram_2B.shape[1], np.int64)
-    _count_groups(field, truth, bins, desk, first_row, last_row, packed_B)
+    packed_B, whole = np.zeros(histogram_2B.shape[1], np.int64), np.int64(0)
+    while share < shares.bounds_P.size - 1:
+        first_row, last_row = shares.bounds_P[share], shares.bounds_P[share + 1]
+        whole += rectangle(truth, Patch(first_row, last_row, 0, width))
+        _count_groups(field, truth, bins, desk, first_row, last_row, packed_B)
+        share, n_done = take(shares), n_done + 1
+    packed_B[0] = whole - packed_B[1:].sum()
     for b in range(packed_B.size):
         histogram_2B[0, b] += packed_B[b] & 0xFFFFFFFF
         histogram_2B[1, b] += packed_B[b] >> 32
+    finish(shares, n_done)
 
 
-@lean
+@inlined
 def _count_groups(
     field: Field, truth: Truth, bins: Bins, desk: Desk, first_row: int, last_row: int, packed_B: Int64
 ) -> None:
@@ -78,24 +89,24 @@ def _count_groups(
             elif found < 0:
                 look(field, truth, bins, desk, Patch(start, stop, first, last), packed_B)
         start = stop
-    packed_B[0] = rectangle(truth, Patch(first_row, last_row, 0, width))
-    for b in range(1, packed_B.size):
-        packed_B[0] -= packed_B[b]
 
 
 @lean
 def _bound(samples_yw: Float32, margin: np.float32, lows: Float32, highs: Float32) -> None:
-    """Least and greatest of each column of samples, with the margin."""
+    """Least and greatest of each column of samples, with the margin.
+
+    Three rows at once, as many as there mostly are: a least value put back where it came from would be
+    stored under a mask, which is slow.
+    """
+    last = samples_yw.shape[0] - 1
+    a_w, b_w, c_w = samples_yw[0], samples_yw[min(1, last)], samples_yw[min(2, last)]
     for x in range(lows.size):
-        lows[x] = highs[x] = samples_yw[0, x]
-    for y in range(1, samples_yw.shape[0]):
-        row = samples_yw[y]
-        for x in range(row.size):
-            lows[x] = min(lows[x], row[x])
-            highs[x] = max(highs[x], row[x])
-    for x in range(lows.size):
-        lows[x] -= margin
-        highs[x] += margin
+        lows[x] = min(a_w[x], b_w[x], c_w[x]) - margin
+        highs[x] = max(a_w[x], b_w[x], c_w[x]) + margin
+    for y in range(3, last + 1):
+        for x in range(lows.size):
+            lows[x] = min(lows[x], samples_yw[y, x] - margin)
+            highs[x] = max(highs[x], samples_yw[y, x] + margin)
 
 
 @lean

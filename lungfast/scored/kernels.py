@@ -26,6 +26,7 @@ from lungfast.records import Bool, Counts, Float32, Int64, UInt8
 from lungfast.scored.bins import Bins
 from lungfast.scored.bits import Truth
 from lungfast.scored.fused import count_pixels
+from lungfast.scored.shares import LOOKS, Shares, all_done
 from lungfast.scored.stretch import PAD, Axis, Field, Reach, predict_pixels
 
 Number = TypeVar("Number", np.int64, np.float32)
@@ -78,14 +79,14 @@ def count_image(
             expected=f"uint8 {(height, -(-width // 8))} for {height} x {width} pixels",
         )
     given = _field(logits, frame), Truth.of(truth_packed), Bins.of(edges_Q)
-    parts = np.linspace(0, height, min(threads, height) + 1).astype(int).tolist()
-    histogram_P2B = np.zeros((len(parts) - 1, 2, edges_Q.size + 1), np.int64)
-    first, *others = zip(parts, parts[1:], histogram_P2B, strict=False)
-    waiting = [_pool(threads).submit(count_pixels, *given, *job) for job in others]
-    count_pixels(*given, *first)  # here: waking a thread takes a fifth of an image
-    for one in waiting:
-        one.result()
-    histogram_2B = histogram_P2B.sum(0)
+    shares = Shares.of(height, threads)
+    histogram_T2B = np.zeros((threads, 2, edges_Q.size + 1), np.int64)
+    waiting = [_pool(threads).submit(count_pixels, *given, shares, one_2B) for one_2B in histogram_T2B[1:]]
+    count_pixels(*given, shares, histogram_T2B[0])
+    if not all_done(shares, LOOKS):
+        for one in waiting:
+            one.result()
+    histogram_2B = histogram_T2B.sum(0)
     all_Q, true_Q = (_above(histogram) for histogram in histogram_2B)
     n_true = int(histogram_2B[1].sum())
     return Counts(

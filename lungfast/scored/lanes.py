@@ -17,7 +17,7 @@ from numba.core import types
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
-from lungfast.compiled import lean
+from lungfast.compiled import inlined, lean
 from lungfast.records import Float32, Int64
 from lungfast.scored.bins import FIVE
 from lungfast.scored.bits import Truth, ones, word_at
@@ -75,9 +75,14 @@ def _above_plain(base_L: Float32, slope_L: Float32, weight: np.float32, edge: np
     return np.uint64(sum(1 << lane for lane in np.flatnonzero(above).tolist()))
 
 
-def _mix_plain(rows_YW: Float32, row: Mixture, at: int, out_L: Float32) -> None:
-    a_L, b_L = (rows_YW[y, at : at + LANES] for y in (row.first, row.second))
-    out_L[:] = (a_L + row.weight * (b_L - a_L))[list(PIXEL_OF_LANE)]
+def _mix_plain(
+    rows_YW: Float32, upper: Mixture, lower: Mixture, at: int, base_L: Float32, slope_L: Float32
+) -> None:
+    mixed = []
+    for row in (upper, lower):
+        a_L, b_L = (rows_YW[y, at : at + LANES] for y in (row.first, row.second))
+        mixed.append((a_L + row.weight * (b_L - a_L))[list(PIXEL_OF_LANE)])
+    base_L[:], slope_L[:] = mixed[0], mixed[1] - mixed[0]
 
 
 def _checked(array: Any, dimensions: int) -> None:
@@ -148,26 +153,35 @@ def _above_lanes(context: Any, base_L: Any, slope_L: Any, weight: Any, edge: Any
 
 
 @intrinsic
-def _mix_lanes(context: Any, rows_YW: Any, row: Any, at: Any, out_L: Any) -> Any:
-    """LANES columns of an input row, from column ``at`` on: ``a + weight * (b - a)``, eights in reverse."""
+def _mix_lanes(context: Any, rows_YW: Any, upper: Any, lower: Any, at: Any, base_L: Any, slope_L: Any) -> Any:
+    """LANES columns of two input rows, from column ``at`` on: the upper one, and what the lower is more.
+
+    An input row is ``a + weight * (b - a)``; eights in reverse.
+    """
     _checked(rows_YW, 2)
-    _checked(out_L, 1)
+    _checked(base_L, 1)
+    _checked(slope_L, 1)
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        vectors, (rows, mixture, start, out) = _Vectors(context, builder), arguments
+        vectors, (rows, upper_row, lower_row, start, base, slope) = _Vectors(context, builder), arguments
         kind, width = signature.args[0], vectors.width(signature.args[0], rows)
 
-        def row_at(number: int) -> Any:
+        def row_at(mixture: Any, number: int) -> Any:
             place = builder.add(builder.mul(builder.extract_value(mixture, number), width), start)
             return vectors.load(vectors.pointer(kind, rows, place))
 
-        a, b = row_at(0), row_at(1)
-        moved = builder.fmul(vectors.spread(builder.extract_value(mixture, 2)), builder.fsub(b, a))
-        mixed = vectors.shuffled(builder.fadd(a, moved), PIXEL_OF_LANE)
-        vectors.store(mixed, vectors.pointer(signature.args[3], out))
+        def mixed(mixture: Any) -> Any:
+            a, b = row_at(mixture, 0), row_at(mixture, 1)
+            moved = builder.fmul(vectors.spread(builder.extract_value(mixture, 2)), builder.fsub(b, a))
+            return builder.fadd(a, moved)
+
+        first = mixed(upper_row)
+        difference = builder.fsub(mixed(lower_row), first)
+        for value, kind_of, out in zip((first, difference), signature.args[4:], (base, slope), strict=True):
+            vectors.store(vectors.shuffled(value, PIXEL_OF_LANE), vectors.pointer(kind_of, out))
         return context.get_dummy_value()
 
-    return types.void(rows_YW, row, types.intp, out_L), build
+    return types.void(rows_YW, upper, lower, types.intp, base_L, slope_L), build
 
 
 _is_compiled = hasattr(ones, "py_func")  # not with NUMBA_DISABLE_JIT
@@ -178,7 +192,7 @@ mix_lanes: Callable[..., Any] = _mix_lanes if _is_compiled else _mix_plain
 # --- counts ----------------------------------------------------------------------------------------
 
 
-@lean
+@inlined
 def count_pair_above(
     stretched: Stretched, pair: Pair, truth: Truth, row: int, span: Span, edges: Float32, above_Q: Int64
 ) -> None:
@@ -193,10 +207,7 @@ def count_pair_above(
     first_weight, last_weight = weights[0], weights[weights.size - 1]
     for at in range(span.begin, span.last, LANES):
         counted = _counted(span, at)
-        mix_lanes(rows_YW, pair.upper, at, base_L)
-        mix_lanes(rows_YW, pair.lower, at, slope_L)
-        for k in range(LANES):
-            slope_L[k] -= base_L[k]
+        mix_lanes(rows_YW, pair.upper, pair.lower, at, base_L, slope_L)
         top = above_lanes(base_L, slope_L, first_weight, edges[1]) & counted
         bottom = above_lanes(base_L, slope_L, last_weight, edges[1]) & counted
         if top | bottom == 0:
@@ -228,7 +239,7 @@ def _counted(span: Span, at: int) -> np.uint64:
     return counted
 
 
-@lean
+@inlined
 def _count_five(
     stretched: Stretched,
     weights: Float32,

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lungfast.compiled import lean
+from lungfast.compiled import inlined, lean
 from lungfast.records import Bool, Float32, Int64
 from lungfast.scored.bins import FIVE, Bins, find
 from lungfast.scored.bits import Patch, Truth, column_sums, pixel, total
 from lungfast.scored.lanes import Mixture, Pair, Span, Stretched, count_pair_above
-from lungfast.scored.stretch import LANES, Field, blocks, mix, stretch
+from lungfast.scored.stretch import Field, blocks, mix, stretch
 
 CHUNK = 32
 """Columns tested together for lying in one bin (16, 64: no better)."""
@@ -26,20 +26,23 @@ GROUP = 255
 """Most native rows looked at together: the truth bits of a column are summed in one byte."""
 FEW = 2 * FIVE
 """Edges up to which comparing all of them is quicker than looking values up."""
-WIDE = 256
-"""Columns from which whole rows are stretched and kept: where all samples differ all are asked for."""
 
 
 class Desk(NamedTuple):
-    """Arrays used again and again: one allocation an image."""
+    """Arrays used again and again: one allocation an image.
+
+    ``rows_YW`` holds the last few low-resolution rows that were stretched, row y in place y modulo their
+    number: ``row_of_Y`` says which, ``eights_YC`` which eights of its columns. Pieces of contour lie below
+    one another, so that most of a row was wanted a moment ago.
+    """
 
     lows: Float32
     highs: Float32
     segments_S3: Int64
     middle: Float32
-    part_YW: Float32
-    stretched_hW: Float32
-    is_stretched_h: Bool
+    rows_YW: Float32
+    row_of_Y: Int64
+    eights_YC: Bool
     pair_2W: Float32
     base_L: Float32
     slope_L: Float32
@@ -47,21 +50,16 @@ class Desk(NamedTuple):
     sums: npt.NDArray[np.uint64]
 
 
-@lean
+@inlined
 def look(field: Field, truth: Truth, bins: Bins, desk: Desk, patch: Patch, packed_B: Int64) -> None:
     """Every pixel of a patch: few edges are compared with all in full vectors, many looked up."""
     rows, begin = field.rows, patch.first & ~7  # from a whole byte of truth on, in whole blocks
     n, span = blocks(begin, patch.last), Span(begin, patch.first, patch.last)
     few, n_edges = packed_B.size <= FEW + 1, packed_B.size - 1
-    top, bottom = rows.first[patch.start], rows.last[patch.start] + 1
+    source, place = desk.rows_YW, desk.row_of_Y.size - 1
     desk.above_Q[:] = 0
-    if n >= WIDE:
-        _stretch_whole(field, desk, top, bottom)
-        source, top = desk.stretched_hW, 0
-    else:
-        for k in range(bottom - top):
-            stretch(field.logits_hw[top + k], field.columns, begin, begin + n, desk.middle, desk.part_YW[k])
-        source = desk.part_YW
+    for y in range(rows.first[patch.start], rows.last[patch.start] + 1):
+        _stretch(field, desk, y, begin, begin + n)
     start = patch.start
     while start < patch.stop:
         stop = start + 1
@@ -70,8 +68,8 @@ def look(field: Field, truth: Truth, bins: Bins, desk: Desk, patch: Patch, packe
         ):
             stop += 1
         i, j, weights = rows.input_first[start], rows.input_second[start], rows.input_weight[start:stop]
-        upper = Mixture(rows.low_first[i] - top, rows.low_second[i] - top, rows.low_weight[i])
-        lower = Mixture(rows.low_first[j] - top, rows.low_second[j] - top, rows.low_weight[j])
+        upper = Mixture(rows.low_first[i] & place, rows.low_second[i] & place, rows.low_weight[i])
+        lower = Mixture(rows.low_first[j] & place, rows.low_second[j] & place, rows.low_weight[j])
         if few:
             pair, stretched = Pair(upper, lower, weights), Stretched(source, desk.base_L, desk.slope_L)
             count_pair_above(stretched, pair, truth, start, span, bins.edges, desk.above_Q)
@@ -91,22 +89,21 @@ def _mixed(source: Float32, row: Mixture, span: Span, out_W: Float32) -> None:
     mix(source[row.first, first:last], source[row.second, first:last], row.weight, out_W[: last - first])
 
 
-@lean
-def _stretch_whole(field: Field, desk: Desk, y: int, stop: int) -> None:
-    """Low-resolution rows y..stop at every native column, unless they are there."""
-    while y < stop:
-        if not desk.is_stretched_h[y]:
-            out_W = desk.stretched_hW[y]
-            stretch(
-                field.logits_hw[y],
-                field.columns,
-                0,
-                blocks(0, field.columns.first.size) + LANES,
-                desk.middle,
-                out_W,
-            )
-            desk.is_stretched_h[y] = True
-        y += 1
+@inlined
+def _stretch(field: Field, desk: Desk, y: int, first: int, last: int) -> None:
+    """Low-resolution row y at native columns first..last, whole eights, but for what is there."""
+    place = y & (desk.row_of_Y.size - 1)
+    eights_C = desk.eights_YC[place]
+    if desk.row_of_Y[place] != y:
+        desk.row_of_Y[place] = y
+        eights_C[:] = False
+    while first < last and eights_C[first >> 3]:
+        first += 8
+    while first < last and eights_C[(last >> 3) - 1]:
+        last -= 8
+    if first < last:
+        stretch(field.logits_hw[y], field.columns, first, last, desk.middle, desk.rows_YW[place])
+        eights_C[first >> 3 : last >> 3] = True
 
 
 @lean

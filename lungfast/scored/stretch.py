@@ -81,7 +81,7 @@ def predict_pixels(field: Field, edge: np.float32, mask_HW: Bool) -> None:
 
 @lean
 def stretch(logits_w: Float32, columns: Axis, first: int, last: int, middle: Float32, out_W: Float32) -> None:
-    """One low-resolution row at native columns first..last, whole blocks: the first two of the four lerps.
+    """One low-resolution row at native columns first..last, whole eights: the first two of the four lerps.
 
     Columns beyond the image take what its last one takes.
     """

@@ -42,7 +42,7 @@ def test_the_true_pixels_of_every_column(height, width, seed) -> None:
 def test_64_pixels_from_any_byte_on_are_a_word_of_bytes_as_they_lie(height, width, data) -> None:
     mask_HW = np.random.default_rng(height * width).random((height, width)) < 0.5
     packed = pack_mask(mask_HW)
-    bits = np.concatenate([np.unpackbits(packed, bitorder="little"), np.zeros(64, np.uint8)])
+    bits = np.concatenate([np.unpackbits(packed, bitorder="little"), np.zeros(32, np.uint8)])
     place = 8 * data.draw(st.integers(0, packed.size - 1))
     word = int(word_at(Truth.of(packed), place))
-    assert [word >> k & 1 for k in range(64)] == bits[place : place + 64].tolist()
+    assert [word >> k & 1 for k in range(32)] == bits[place : place + 32].tolist()

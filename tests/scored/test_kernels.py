@@ -138,7 +138,7 @@ def test_plateaus_with_steps_between_them(native, low, input_size, levels, seed)
 @pytest.mark.parametrize("rough", [0.0, 0.3, 1.0])
 def test_looks_at_few_and_at_all_columns_join(rough: float) -> None:
     """A row whose left part is decided, with a narrow step in it, and whose right part is noise."""
-    width, rng = 3 * looks.WIDE + 5, np.random.default_rng(0)
+    width, rng = 24 * looks.CHUNK + 5, np.random.default_rng(0)
     logits_hw = np.full((4, 64), 4.0, np.float32)
     logits_hw[:, 8:12] = -4
     logits_hw[:, int(64 * (1 - rough)) :] = rng.normal(size=(4, 64 - int(64 * (1 - rough))))

@@ -1,0 +1,83 @@
+"""The rows of an image, handed out in shares: each goes to whichever thread asks first.
+
+Comes in: an image's height, how many threads there are, numbers that they share. Goes out: a share that
+nobody has; whether all are done. Why: a sleeping thread takes as long to wake as a thread takes for the whole
+of an image, now and then longer; who comes too late finds nothing left, and nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba.core import types
+from numba.extending import intrinsic
+
+from lungfast.compiled import compiled, lean
+from lungfast.records import Int64
+
+SHARES = 12
+"""Of each thread: as long as one takes, another may have to wait at the end."""
+LOOKS = 1 << 18
+"""How often a thread looks whether all is done before it sleeps: a millisecond or so."""
+TAKEN, DONE = 0, 1
+_PLAIN = threading.Lock()
+
+
+class Shares(NamedTuple):
+    """Share n holds rows ``bounds_P[n]`` to ``bounds_P[n + 1]``; so many are ``TAKEN``, so many ``DONE``."""
+
+    bounds_P: Int64
+    counters_2: Int64
+
+    @classmethod
+    def of(cls, height: int, threads: int) -> Shares:
+        """One for a single thread: whatever is begun anew at a share's first row costs it nothing."""
+        n = min(height, SHARES * threads if threads > 1 else 1)
+        return cls(np.linspace(0, height, n + 1).astype(np.int64), np.zeros(2, np.int64))
+
+
+def _add_plain(counters_2: Int64, which: int, n: int) -> int:
+    with _PLAIN:
+        before = int(counters_2[which])
+        counters_2[which] += n
+        return before
+
+
+@intrinsic
+def _add(context: Any, counters_2: Any, which: Any, n: Any) -> Any:
+    """One atomic addition, no lock; what was written before it is seen by whoever sees it."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        counters, place, added = arguments
+        data = context.make_array(signature.args[0])(context, builder, counters).data
+        return builder.atomic_rmw("add", builder.gep(data, [place]), added, "seq_cst")
+
+    return types.int64(counters_2, types.intp, types.int64), build
+
+
+_is_compiled = hasattr(lean(_add_plain), "py_func")  # not with NUMBA_DISABLE_JIT
+add: Callable[..., Any] = _add if _is_compiled else _add_plain
+"""(counters_2, which, n): adds to a counter, returns what it was."""
+
+
+@lean
+def take(shares: Shares) -> int:
+    """The number of a share for whoever asks; as large as their number, or larger, when none is left."""
+    return int(add(shares.counters_2, TAKEN, 1))
+
+
+@lean
+def finish(shares: Shares, n: int) -> None:
+    """So many shares are counted, and what came of them is written down."""
+    add(shares.counters_2, DONE, n)
+
+
+@compiled
+def all_done(shares: Shares, looks: int) -> bool:
+    """Looks for a while whether every share is done: quicker than to sleep and to be woken."""
+    while looks > 0 and add(shares.counters_2, DONE, 0) < shares.bounds_P.size - 1:
+        looks -= 1
+    return looks > 0
