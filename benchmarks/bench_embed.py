@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,9 @@ finally:
 """
 
 
-def routes(sam: Sam, film_HW: UInt8) -> dict[str, Callable[[], torch.Tensor]]:
+def routes(
+    sam: Sam, film_HW: UInt8, among: Container[PrecisionName]
+) -> dict[str, Callable[[], torch.Tensor]]:
     """Everyone encodes the same grey film once a core: one after another, or ours at once."""
     predictor, n_images = SamPredictor(sam), cpu_count()
     film_HW3 = film_HW[..., None].repeat(3, axis=2)
@@ -60,16 +62,14 @@ def routes(sam: Sam, film_HW: UInt8) -> dict[str, Callable[[], torch.Tensor]]:
         encoder = embed_gpu.encoder_of(copy.deepcopy(sam.image_encoder), precision, "cpu")
         return lambda: torch.from_numpy(encoder.encode([film_HW] * n_images)[:1]).transpose(1, 2)
 
-    return {
-        PEER: lambda: set_image(autocast=False),
-        PEER_BF16: lambda: set_image(autocast=True),
-        "lungfast fp32": ours("fp32"),
-        "lungfast bf16": ours("bf16"),
-    }
+    found = {PEER: lambda: set_image(autocast=False), "lungfast fp32": ours("fp32")}
+    if "bf16" in among:
+        found |= {PEER_BF16: lambda: set_image(autocast=True), "lungfast bf16": ours("bf16")}
+    return found
 
 
 def measure(sam: Sam, film_HW: UInt8, rates: Rates, repeats: int) -> tuple[Table, list[Target]]:
-    candidates = routes(sam, film_HW)
+    candidates = routes(sam, film_HW, rates.products)
     exact = candidates[PEER]().flatten()
     errors = {
         name: float((call().flatten() - exact).norm() / exact.norm()) for name, call in candidates.items()
@@ -90,8 +90,9 @@ def measure(sam: Sam, film_HW: UInt8, rates: Rates, repeats: int) -> tuple[Table
         for name, value in median.items()
     ]
     found = []
-    for suffix, precision in (("", "fp32"), ("-bf16", "bf16")):  # fp32 is what a CPU does unless asked
+    for precision in rates.products:
         name = f"lungfast {precision}"
+        suffix = "" if precision == "fp32" else f"-{precision}"  # fp32 is what a CPU does unless asked
         found += [
             Target(f"embed-vit-b{suffix}", ratio(seconds[PEER], seconds[name]), at_least=2.5),
             Target(f"embed-vit-b{suffix}-roofline", limit[name] / median[name], at_least=0.7),
@@ -99,7 +100,7 @@ def measure(sam: Sam, film_HW: UInt8, rates: Rates, repeats: int) -> tuple[Table
     return table, found
 
 
-def embed_process(kind: str, folder: Path, n_images: int) -> dict[str, Any]:
+def embed_process(kind: str, folder: Path, n_images: int, among: Iterable[PrecisionName]) -> dict[str, Any]:
     """Two ``lungfast embed`` processes: their difference is free of start, loading and hashing."""
     checkpoint = folder / f"{kind}.pth"
     random_checkpoint(kind, checkpoint)
@@ -110,7 +111,7 @@ def embed_process(kind: str, folder: Path, n_images: int) -> dict[str, Any]:
         "process": f"lungfast embed, {kind}",
         "checkpoint, MB": checkpoint.stat().st_size // 10**6,
     }
-    for precision in ("fp32", "bf16"):
+    for precision in among:
         short, _ = embed_seconds(one, checkpoint, precision)
         long, peak = embed_seconds(many, checkpoint, precision)
         each = (long - short) / (n_images - 1)
@@ -143,11 +144,12 @@ def run(*, quick: bool, repeats: int) -> Path:
     torch.set_num_threads(cpu_count())
     film_HW = render_phantom(MONTGOMERY, 0, (1024, 848)).image_HW
     sam = random_sam(tiny_sam if quick else sam_model_registry["vit_b"])
-    table, targets = measure(sam, film_HW, Rates.measured(quick=quick), 1 if quick else repeats)
+    rates = Rates.measured(quick=quick)
+    table, targets = measure(sam, film_HW, rates, 1 if quick else repeats)
     tables = [table]
     if not quick:
         with tempfile.TemporaryDirectory() as folder:
-            tables.append([embed_process("vit_b", Path(folder), 6)])
+            tables.append([embed_process("vit_b", Path(folder), 6, rates.products)])
     flop = encoder_flop(sam.image_encoder)
     content = {
         "title": "From an image to its embedding",

@@ -5,10 +5,10 @@
 The same cached tensors go to everyone; one step is forward, loss, backward and Adam of a batch. Stock is
 segment-anything's MaskDecoder image by image (it takes no batch of images), MONAI's DiceFocalLoss and
 torch.optim.Adam over all parameters that the loss reaches; transformers (where it is installed) is its
-``SamModel`` with ``image_embeddings``, batched. Both run in fp32 and under bf16 autocast, and the better
-counts. Everyone has a process of its own; rounds are interleaved, and the first two are not counted. Then
-processes: the time from their start to the first training step on 704 cached images, and to the end of
-``lungfast --help``. On a GPU: bench_gpu.py.
+``SamModel`` with ``image_embeddings``, batched. Both run in fp32 and, where the processor has instructions
+for bf16, under bf16 autocast, and the better counts. Everyone has a process of its own; rounds are
+interleaved, and the first two are not counted. Then processes: the time from their start to the first
+training step on 704 cached images, and to the end of ``lungfast --help``. On a GPU: bench_gpu.py.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from benchmarks.common import (
     told_missing,
     write_record,
 )
-from benchmarks.limits import Rates, Step
+from benchmarks.limits import Rates, Step, precisions
 from lungfast.compute import resolve_precision
 from lungfast.records import PrecisionName
 from lungfast.trained.batches import StackBatch
@@ -162,11 +162,14 @@ def hugging_face_step(batch: StackBatch, side: int, *, autocast: bool) -> Callab
 # --- measurements ----------------------------------------------------------------------------------
 
 
-def steps(side: int, n_images: int, threads: int, *, compiled: bool) -> dict[str, Make]:
-    """One decoder, a batch of images, everyone in both precisions."""
+def steps(
+    side: int, n_images: int, threads: int, among: Sequence[PrecisionName], *, compiled: bool
+) -> dict[str, Make]:
+    """One decoder, a batch of images, everyone in every precision ``among`` those given."""
     found: dict[str, Make] = {}
     make = partial(candidate, side, n_images, threads)
-    for precision, autocast in (("fp32", False), ("bf16", True)):
+    for precision in among:
+        autocast = precision == "bf16"
         found[f"stock {precision}"] = partial(make, stock_step, autocast=autocast)
         if find_spec("transformers"):
             found[f"transformers {precision}"] = partial(make, hugging_face_step, autocast=autocast)
@@ -235,7 +238,7 @@ def measure_stack(
     return table, Target("stack-9", ratio(seconds["alone"], seconds["stack"]), at_least=1)
 
 
-def roofline(side: int, n_images: int, rates: Rates, precision: str) -> dict[str, Any]:
+def roofline(side: int, n_images: int, rates: Rates, precision: PrecisionName) -> dict[str, Any]:
     """Milliseconds an image that arithmetic and memory allow at these rates."""
     step = Step(side=side, n_images=n_images, prompt_tokens=PROMPT_TOKENS)
     arithmetic, moved = step.seconds(rates, precision)
@@ -254,11 +257,12 @@ def run(*, quick: bool = False, threads: int = 2, compiled: bool = False) -> Pat
     torch.set_num_threads(threads)
     side, small, n_images, n_decoders, repeats = (8, 4, 2, 2, 1) if quick else (64, 32, 8, 9, 7)
     default = resolve_precision("auto", torch.device("cpu")).name
-    makes = steps(side, n_images, threads, compiled=compiled)
+    among = precisions(quick=quick)
+    makes = steps(side, n_images, threads, among, compiled=compiled)
     table, targets = measure(makes, n_images, repeats, default=default, quick=quick)
     stacked, target = measure_stack(small, n_decoders, n_images, max(1, repeats // 2), default)
     rates = Rates.measured(quick=quick)
-    limits = [roofline(side, n_images, rates, name) for name in ("fp32", "bf16")]
+    limits = [roofline(side, n_images, rates, name) for name in among]
     with tempfile.TemporaryDirectory() as folder:
         started, begun = starts.measure(Path(folder), quick=quick)
     content = {

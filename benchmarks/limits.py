@@ -9,18 +9,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.common import measure_copy_rate, measure_device_copy_rate, measure_matmul_rate
+from lungfast.compute import cpu_has_bf16
+from lungfast.records import PrecisionName
 
 OUTPUT_TOKENS, HEADS, CHANNELS, INNER = 5, 8, 256, 128
-DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+DTYPES: dict[PrecisionName, str] = {"fp32": "float32", "bf16": "bfloat16"}
 STEP_PARAMETERS = 3_505_216
 """Of the decoder's 4,058,340, what the loss reaches."""
+
+
+def precisions(device: str = "cpu", *, quick: bool = False) -> tuple[PrecisionName, ...]:
+    """What is measured: without instructions for bf16 a CPU takes minutes over what are seconds in fp32."""
+    return tuple(DTYPES) if quick or device != "cpu" or cpu_has_bf16() else ("fp32",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
     """FLOP/s of a matrix product by precision, bytes/s copied."""
 
-    products: dict[str, float]
+    products: dict[PrecisionName, float]
     copied: float
 
     @classmethod
@@ -28,7 +35,8 @@ class Rates:
         on_cpu = device == "cpu"
         side, n_bytes = (64, 1 << 20) if quick else (2048, 256 << 20) if on_cpu else (8192, 4 << 30)
         products = {
-            name: measure_matmul_rate(dtype, side=side, device=device) for name, dtype in DTYPES.items()
+            name: measure_matmul_rate(DTYPES[name], side=side, device=device)
+            for name in precisions(device, quick=quick)
         }
         copied = measure_copy_rate(n_bytes) if on_cpu else measure_device_copy_rate(device, n_bytes)
         return cls(products=products, copied=copied)
@@ -65,11 +73,11 @@ class Step:
         """Of an image: its float16 embedding, once, and its share of Adam's weights, moments, gradients."""
         return self.side**2 * CHANNELS * 2 + STEP_PARAMETERS * 4 * 7 / self.n_images
 
-    def seconds(self, rates: Rates, precision: str) -> tuple[float, float]:
+    def seconds(self, rates: Rates, precision: PrecisionName) -> tuple[float, float]:
         """An image's arithmetic, and its bytes."""
         return self.flop / rates.products[precision], self.bytes / rates.copied
 
-    def limit(self, rates: Rates, precision: str) -> float:
+    def limit(self, rates: Rates, precision: PrecisionName) -> float:
         return max(self.seconds(rates, precision))
 
 
