@@ -2,11 +2,11 @@
 
     python -m benchmarks.bench_embed [--quick] [--repeats 3]
 
-Weights are random, X-rays generated. The peer is a loop of SamPredictor.set_image, in fp32 and under bf16
-autocast; ours is what ``lungfast embed --precision`` runs. The limit is the encoder's arithmetic without
-padding (linear layers and attention) at the rate of a matrix product of the same type, measured now. Features
-are compared with those of the fp32 peer. Then ``lungfast embed`` as a process: seconds an image, start, peak
-memory. ViT-H on a GPU: bench_gpu.py.
+Weights are random, X-rays generated. The peer is a loop of SamPredictor.set_image, in fp32 and, where the
+processor has instructions for bf16, under bf16 autocast; ours is what ``lungfast embed --precision`` runs.
+The limit is the encoder's arithmetic without padding (linear layers and attention) at the rate of a matrix
+product of the same type, measured now. Features are compared with those of the fp32 peer. Then ``lungfast
+embed`` as a process: seconds an image, start, peak memory. ViT-H on a GPU: bench_gpu.py.
 """
 
 from __future__ import annotations
@@ -26,7 +26,16 @@ from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import Sam
 
 from benchmarks import embed_gpu
-from benchmarks.common import Target, medians, parser_of, print_targets, ratio, time_interleaved, write_record
+from benchmarks.common import (
+    Target,
+    medians,
+    parser_of,
+    print_targets,
+    ratio,
+    time_interleaved,
+    told_missing,
+    write_record,
+)
 from benchmarks.limits import Rates, encoder_flop
 from benchmarks.weights import random_checkpoint, random_sam, tiny_sam
 from lungfast.compute import cpu_count
@@ -90,6 +99,8 @@ def measure(sam: Sam, film_HW: UInt8, rates: Rates, repeats: int) -> tuple[Table
         for name, value in median.items()
     ]
     found = []
+    if "bf16" not in rates.products:
+        told_missing("embed-vit-b-bf16", "this CPU has no instructions for bf16")
     for precision in rates.products:
         name = f"lungfast {precision}"
         suffix = "" if precision == "fp32" else f"-{precision}"  # fp32 is what a CPU does unless asked

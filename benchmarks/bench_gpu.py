@@ -37,7 +37,7 @@ from benchmarks.common import (
     wait_for,
     write_record,
 )
-from benchmarks.limits import Rates, Step
+from benchmarks.limits import DTYPES, Rates, Step
 
 N_IMAGES, STACK = 8, 9
 STACKED, ALONE = "lungfast, nine in one stack", "lungfast, one"
@@ -102,7 +102,7 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def run(device: str, *, quick: bool, repeats: int) -> Path:
-    rates = Rates.measured(device, quick=quick)
+    rates = Rates.measured(device, DTYPES, quick=quick)
     side, n_images = (4, 1) if quick else (64, N_IMAGES)
     trained, targets = measure_training(device, side, n_images, rates, 1 if quick else repeats)
     show([row for table in trained for row in table])

@@ -28,6 +28,7 @@ from benchmarks.apart import Make, apart, together
 from benchmarks.common import (
     Target,
     medians,
+    not_installed,
     parser_of,
     print_targets,
     ratio,
@@ -215,7 +216,7 @@ def measure(
     if find_spec("transformers"):
         targets.append(Target("train-vs-hf", ratio(seconds[peers["best transformers"]], ours), at_least=6))
     else:
-        told_missing("train-vs-hf", "transformers")
+        told_missing("train-vs-hf", not_installed("transformers"))
     return table, targets
 
 
@@ -257,7 +258,7 @@ def run(*, quick: bool = False, threads: int = 2, compiled: bool = False) -> Pat
     torch.set_num_threads(threads)
     side, small, n_images, n_decoders, repeats = (8, 4, 2, 2, 1) if quick else (64, 32, 8, 9, 7)
     default = resolve_precision("auto", torch.device("cpu")).name
-    among = precisions(quick=quick)
+    among = precisions()
     makes = steps(side, n_images, threads, among, compiled=compiled)
     table, targets = measure(makes, n_images, repeats, default=default, quick=quick)
     stacked, target = measure_stack(small, n_decoders, n_images, max(1, repeats // 2), default)

@@ -187,9 +187,13 @@ def wait_for(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def told_missing(row: str, package: str) -> None:
+def told_missing(row: str, why: str) -> None:
     """A line for a row that cannot be measured here."""
-    print(f"{row} skipped: {package} is not installed (pip install '.[bench]')", flush=True)
+    print(f"{row} skipped: {why}", flush=True)
+
+
+def not_installed(package: str) -> str:
+    return f"{package} is not installed (pip install '.[bench]')"
 
 
 def commit() -> str:

@@ -19,7 +19,7 @@ import torch
 import zarr
 from zarr.codecs import BloscCodec, ZstdCodec
 
-from benchmarks.common import medians, time_interleaved, told_missing
+from benchmarks.common import medians, not_installed, time_interleaved, told_missing
 from benchmarks.disk import drop_pages
 from lungfast.data.phantoms import MONTGOMERY, render_phantom
 from lungfast.frozen.encoders import load_encoder
@@ -112,7 +112,7 @@ def zarr_readers(folder: Path) -> dict[tuple[str, str], Reader]:
     found: dict[tuple[str, str], Reader] = {}
     for package in ("zarrs", "tensorstore"):
         if not find_spec(package):
-            told_missing(f"the reader {package}", package)
+            told_missing(f"the reader {package}", not_installed(package))
     for name in (*CODECS, SHARDS):
         path = str(folder / name)
         found[name, "zarr-python"] = _of_zarr(zarr.open_array(path, mode="r"))

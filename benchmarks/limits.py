@@ -5,6 +5,7 @@ Comes in: sizes. Goes out: seconds. Only what no method can leave out is counted
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +19,9 @@ STEP_PARAMETERS = 3_505_216
 """Of the decoder's 4,058,340, what the loss reaches."""
 
 
-def precisions(device: str = "cpu", *, quick: bool = False) -> tuple[PrecisionName, ...]:
+def precisions(device: str = "cpu") -> tuple[PrecisionName, ...]:
     """What is measured: without instructions for bf16 a CPU takes minutes over what are seconds in fp32."""
-    return tuple(DTYPES) if quick or device != "cpu" or cpu_has_bf16() else ("fp32",)
+    return tuple(DTYPES) if device != "cpu" or cpu_has_bf16() else ("fp32",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +32,15 @@ class Rates:
     copied: float
 
     @classmethod
-    def measured(cls, device: str = "cpu", *, quick: bool = False) -> Rates:
+    def measured(
+        cls, device: str = "cpu", among: Iterable[PrecisionName] = (), *, quick: bool = False
+    ) -> Rates:
+        """Of the :func:`precisions` of this device, if ``among`` names no others."""
         on_cpu = device == "cpu"
         side, n_bytes = (64, 1 << 20) if quick else (2048, 256 << 20) if on_cpu else (8192, 4 << 30)
         products = {
             name: measure_matmul_rate(DTYPES[name], side=side, device=device)
-            for name in precisions(device, quick=quick)
+            for name in among or precisions(device)
         }
         copied = measure_copy_rate(n_bytes) if on_cpu else measure_device_copy_rate(device, n_bytes)
         return cls(products=products, copied=copied)

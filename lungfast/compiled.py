@@ -1,6 +1,7 @@
 """numba as this project uses it: no GIL, no fastmath beyond what is said, cached on disk.
 
-The disk cache notices changes of a function's own file, not of those it calls in another.
+The disk cache notices changes of a function's own file, not of those it calls in another. What is not said of
+inlining and rounding a function would have from whoever calls it first, so that both are always said.
 """
 
 from __future__ import annotations
@@ -11,6 +12,10 @@ from typing import Any, TypeVar, cast
 import numba
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+IS_COMPILED = not vars(numba.config)["DISABLE_JIT"]
+"""Not with ``NUMBA_DISABLE_JIT=1``: then everything runs as plain Python, and intrinsics have plain twins."""
 
 
 def compiled(function: _Function) -> _Function:
@@ -36,8 +41,9 @@ def contracted(function: _Function) -> _Function:
     return _compiled(function, fastmath={"contract"}, _nrt=False)
 
 
-def _compiled(function: _Function, **options: Any) -> _Function:
+def _compiled(function: _Function, **said: Any) -> _Function:
+    options = {"nogil": True, "forceinline": False, "fastmath": False} | said
     try:
-        return cast(_Function, numba.njit(nogil=True, cache=True, **options)(function))
+        return cast(_Function, numba.njit(cache=True, **options)(function))
     except RuntimeError:
-        return cast(_Function, numba.njit(nogil=True, **options)(function))
+        return cast(_Function, numba.njit(**options)(function))

@@ -1,7 +1,7 @@
-"""The compiled count behind :mod:`lungfast.scored.kernels`: numba, one thread.
+"""The compiled count behind :mod:`lungfast.scored.kernels`: what one thread does.
 
-Comes in: logits with tap tables, truth bits, bins. Goes out: a histogram. Every function also runs uncompiled
-(``NUMBA_DISABLE_JIT=1``), so the tests can read it as plain Python.
+Comes in: logits with tap tables, truth bits, bins, shares of the rows. Goes out: a histogram. Every function
+also runs uncompiled (``NUMBA_DISABLE_JIT=1``), so the tests can read it as plain Python.
 
 Most pixels need no look. A native pixel lies between the few low-resolution samples it is mixed from (two or
 three a side): where the least and the greatest of them, with a margin for rounding, fall in one bin, so does
@@ -33,12 +33,12 @@ def count_pixels(field: Field, truth: Truth, bins: Bins, shares: Shares, histogr
     lies below all edges, often most of an image, is what is left of the whole.
     """
     share, n_done = take(shares), 0
-    if share >= shares.bounds_P.size - 1:
+    if share >= shares.bounds_n.size - 1:
         return
     rows, columns, w = field.rows, field.columns, field.logits_hw.shape[1]
     width = columns.first.size
-    n_rows = 1
-    while n_rows <= np.max(rows.last - rows.first):
+    n_rows, most = 1, np.max(rows.last - rows.first) + 1
+    while n_rows < most:  # a power of two, by which looks.py finds a row's place
         n_rows *= 2
     desk = Desk(
         np.empty(w, np.float32),
@@ -55,8 +55,8 @@ def count_pixels(field: Field, truth: Truth, bins: Bins, shares: Shares, histogr
         np.empty(truth.packed.shape[1] + 1, np.uint64),
     )
     packed_B, whole = np.zeros(histogram_2B.shape[1], np.int64), np.int64(0)
-    while share < shares.bounds_P.size - 1:
-        first_row, last_row = shares.bounds_P[share], shares.bounds_P[share + 1]
+    while share < shares.bounds_n.size - 1:
+        first_row, last_row = shares.bounds_n[share], shares.bounds_n[share + 1]
         whole += rectangle(truth, Patch(first_row, last_row, 0, width))
         _count_groups(field, truth, bins, desk, first_row, last_row, packed_B)
         share, n_done = take(shares), n_done + 1
@@ -95,8 +95,8 @@ def _count_groups(
 def _bound(samples_yw: Float32, margin: np.float32, lows: Float32, highs: Float32) -> None:
     """Least and greatest of each column of samples, with the margin.
 
-    Three rows at once, as many as there mostly are: a least value put back where it came from would be
-    stored under a mask, which is slow.
+    Three rows at once, and there are mostly two or three: a least value put back where it came from would
+    be stored under a mask, which is slow.
     """
     last = samples_yw.shape[0] - 1
     a_w, b_w, c_w = samples_yw[0], samples_yw[min(1, last)], samples_yw[min(2, last)]

@@ -11,6 +11,7 @@ this fixed order, which the plain twin in the tests repeats; the counts are equa
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -80,13 +81,13 @@ def count_image(
         )
     given = _field(logits, frame), Truth.of(truth_packed), Bins.of(edges_Q)
     shares = Shares.of(height, threads)
-    histogram_T2B = np.zeros((threads, 2, edges_Q.size + 1), np.int64)
-    waiting = [_pool(threads).submit(count_pixels, *given, shares, one_2B) for one_2B in histogram_T2B[1:]]
-    count_pixels(*given, shares, histogram_T2B[0])
-    if not all_done(shares, LOOKS):
+    histograms_n2B = np.zeros((min(threads, shares.n), 2, edges_Q.size + 1), np.int64)
+    waiting = [_pool(threads).submit(count_pixels, *given, shares, one_2B) for one_2B in histograms_n2B[1:]]
+    count_pixels(*given, shares, histograms_n2B[0])
+    if not all_done(shares, LOOKS):  # else nobody waits for a thread that is still waking
         for one in waiting:
             one.result()
-    histogram_2B = histogram_T2B.sum(0)
+    histogram_2B = histograms_n2B.sum(0)
     all_Q, true_Q = (_above(histogram) for histogram in histogram_2B)
     n_true = int(histogram_2B[1].sum())
     return Counts(
@@ -112,6 +113,10 @@ def count_images(jobs: Sequence[ScoreJob], edges_Q: Float32, *, threads: int) ->
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Kept: starting its threads takes as long as an image."""
     return ThreadPoolExecutor(threads, thread_name_prefix="scoring")
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has the pool, but none of its threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def predict_mask(logits_hw: Float32, frame: Frame, threshold: float) -> Bool:

@@ -17,7 +17,7 @@ from numba.core import types
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
-from lungfast.compiled import inlined, lean
+from lungfast.compiled import IS_COMPILED, inlined, lean
 from lungfast.records import Float32, Int64
 from lungfast.scored.bins import FIVE
 from lungfast.scored.bits import Truth, ones, word_at
@@ -184,9 +184,8 @@ def _mix_lanes(context: Any, rows_YW: Any, upper: Any, lower: Any, at: Any, base
     return types.void(rows_YW, upper, lower, types.intp, base_L, slope_L), build
 
 
-_is_compiled = hasattr(ones, "py_func")  # not with NUMBA_DISABLE_JIT
-above_lanes: Callable[..., Any] = _above_lanes if _is_compiled else _above_plain
-mix_lanes: Callable[..., Any] = _mix_lanes if _is_compiled else _mix_plain
+above_lanes: Callable[..., Any] = _above_lanes if IS_COMPILED else _above_plain
+mix_lanes: Callable[..., Any] = _mix_lanes if IS_COMPILED else _mix_plain
 
 
 # --- counts ----------------------------------------------------------------------------------------

@@ -29,20 +29,20 @@ FEW = 2 * FIVE
 
 
 class Desk(NamedTuple):
-    """Arrays used again and again: one allocation an image.
+    """Arrays used again and again: one allocation a thread and image.
 
-    ``rows_YW`` holds the last few low-resolution rows that were stretched, row y in place y modulo their
-    number: ``row_of_Y`` says which, ``eights_YC`` which eights of its columns. Pieces of contour lie below
-    one another, so that most of a row was wanted a moment ago.
+    ``rows_yW`` holds the last few low-resolution rows that were stretched, row y in place y modulo the number
+    of places, a power of two: ``row_of_y`` says which, ``eights_yE`` which eights of its columns. Pieces of
+    contour lie below one another, so that most of a row was wanted a moment ago.
     """
 
     lows: Float32
     highs: Float32
     segments_S3: Int64
     middle: Float32
-    rows_YW: Float32
-    row_of_Y: Int64
-    eights_YC: Bool
+    rows_yW: Float32
+    row_of_y: Int64
+    eights_yE: Bool
     pair_2W: Float32
     base_L: Float32
     slope_L: Float32
@@ -56,7 +56,7 @@ def look(field: Field, truth: Truth, bins: Bins, desk: Desk, patch: Patch, packe
     rows, begin = field.rows, patch.first & ~7  # from a whole byte of truth on, in whole blocks
     n, span = blocks(begin, patch.last), Span(begin, patch.first, patch.last)
     few, n_edges = packed_B.size <= FEW + 1, packed_B.size - 1
-    source, place = desk.rows_YW, desk.row_of_Y.size - 1
+    source, places = desk.rows_yW, desk.row_of_y.size - 1  # row y lies at y & places
     desk.above_Q[:] = 0
     for y in range(rows.first[patch.start], rows.last[patch.start] + 1):
         _stretch(field, desk, y, begin, begin + n)
@@ -68,8 +68,8 @@ def look(field: Field, truth: Truth, bins: Bins, desk: Desk, patch: Patch, packe
         ):
             stop += 1
         i, j, weights = rows.input_first[start], rows.input_second[start], rows.input_weight[start:stop]
-        upper = Mixture(rows.low_first[i] & place, rows.low_second[i] & place, rows.low_weight[i])
-        lower = Mixture(rows.low_first[j] & place, rows.low_second[j] & place, rows.low_weight[j])
+        upper = Mixture(rows.low_first[i] & places, rows.low_second[i] & places, rows.low_weight[i])
+        lower = Mixture(rows.low_first[j] & places, rows.low_second[j] & places, rows.low_weight[j])
         if few:
             pair, stretched = Pair(upper, lower, weights), Stretched(source, desk.base_L, desk.slope_L)
             count_pair_above(stretched, pair, truth, start, span, bins.edges, desk.above_Q)
@@ -91,19 +91,19 @@ def _mixed(source: Float32, row: Mixture, span: Span, out_W: Float32) -> None:
 
 @inlined
 def _stretch(field: Field, desk: Desk, y: int, first: int, last: int) -> None:
-    """Low-resolution row y at native columns first..last, whole eights, but for what is there."""
-    place = y & (desk.row_of_Y.size - 1)
-    eights_C = desk.eights_YC[place]
-    if desk.row_of_Y[place] != y:
-        desk.row_of_Y[place] = y
-        eights_C[:] = False
-    while first < last and eights_C[first >> 3]:
+    """Low-resolution row y at native columns first..last, whole eights, less what both ends have already."""
+    place = y & (desk.row_of_y.size - 1)
+    eights_E = desk.eights_yE[place]
+    if desk.row_of_y[place] != y:
+        desk.row_of_y[place] = y
+        eights_E[:] = False
+    while first < last and eights_E[first >> 3]:
         first += 8
-    while first < last and eights_C[(last >> 3) - 1]:
+    while first < last and eights_E[(last >> 3) - 1]:
         last -= 8
     if first < last:
-        stretch(field.logits_hw[y], field.columns, first, last, desk.middle, desk.rows_YW[place])
-        eights_C[first >> 3 : last >> 3] = True
+        stretch(field.logits_hw[y], field.columns, first, last, desk.middle, desk.rows_yW[place])
+        eights_E[first >> 3 : last >> 3] = True
 
 
 @lean

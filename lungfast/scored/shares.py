@@ -15,11 +15,13 @@ import numpy as np
 from numba.core import types
 from numba.extending import intrinsic
 
-from lungfast.compiled import compiled, lean
+from lungfast.compiled import IS_COMPILED, compiled, lean
 from lungfast.records import Int64
 
 SHARES = 12
 """Of each thread: as long as one takes, another may have to wait at the end."""
+LEAST_ROWS = 32
+"""Of a share: those that mix the same low-resolution rows are begun anew at its first."""
 LOOKS = 1 << 18
 """How often a thread looks whether all is done before it sleeps: a millisecond or so."""
 TAKEN, DONE = 0, 1
@@ -27,15 +29,19 @@ _PLAIN = threading.Lock()
 
 
 class Shares(NamedTuple):
-    """Share n holds rows ``bounds_P[n]`` to ``bounds_P[n + 1]``; so many are ``TAKEN``, so many ``DONE``."""
+    """Share n holds rows ``bounds_n[n]`` to ``bounds_n[n + 1]``; so many are ``TAKEN``, so many ``DONE``."""
 
-    bounds_P: Int64
+    bounds_n: Int64
     counters_2: Int64
+
+    @property
+    def n(self) -> int:
+        return int(self.bounds_n.size) - 1
 
     @classmethod
     def of(cls, height: int, threads: int) -> Shares:
-        """One for a single thread: whatever is begun anew at a share's first row costs it nothing."""
-        n = min(height, SHARES * threads if threads > 1 else 1)
+        """One for a single thread."""
+        n = min(-(-height // LEAST_ROWS), SHARES * threads) if threads > 1 else 1
         return cls(np.linspace(0, height, n + 1).astype(np.int64), np.zeros(2, np.int64))
 
 
@@ -58,8 +64,7 @@ def _add(context: Any, counters_2: Any, which: Any, n: Any) -> Any:
     return types.int64(counters_2, types.intp, types.int64), build
 
 
-_is_compiled = hasattr(lean(_add_plain), "py_func")  # not with NUMBA_DISABLE_JIT
-add: Callable[..., Any] = _add if _is_compiled else _add_plain
+add: Callable[..., Any] = _add if IS_COMPILED else _add_plain
 """(counters_2, which, n): adds to a counter, returns what it was."""
 
 
@@ -78,6 +83,6 @@ def finish(shares: Shares, n: int) -> None:
 @compiled
 def all_done(shares: Shares, looks: int) -> bool:
     """Looks for a while whether every share is done: quicker than to sleep and to be woken."""
-    while looks > 0 and add(shares.counters_2, DONE, 0) < shares.bounds_P.size - 1:
+    while looks > 0 and add(shares.counters_2, DONE, 0) < shares.bounds_n.size - 1:
         looks -= 1
     return looks > 0

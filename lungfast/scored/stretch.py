@@ -15,7 +15,7 @@ from lungfast.records import Bool, Float32, Int64
 
 LANES = 32
 """Columns of a block: a loop of that length is a few whole vectors, without a rest column by column."""
-PAD = 2 * LANES
+PAD = LANES
 
 
 class Reach(NamedTuple):

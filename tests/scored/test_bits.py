@@ -39,7 +39,7 @@ def test_the_true_pixels_of_every_column(height, width, seed) -> None:
 
 @many
 @given(height=st.integers(1, 9), width=st.integers(1, 300), data=st.data())
-def test_64_pixels_from_any_byte_on_are_a_word_of_bytes_as_they_lie(height, width, data) -> None:
+def test_32_pixels_from_any_byte_on_are_a_word_of_bytes_as_they_lie(height, width, data) -> None:
     mask_HW = np.random.default_rng(height * width).random((height, width)) < 0.5
     packed = pack_mask(mask_HW)
     bits = np.concatenate([np.unpackbits(packed, bitorder="little"), np.zeros(32, np.uint8)])

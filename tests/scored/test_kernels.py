@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,8 @@ from hypothesis import strategies as st
 
 from lungfast.errors import LungfastError, TrainingError
 from lungfast.geometry import Frame, pack_mask, unpack_mask
-from lungfast.records import Bool, Counts, Float32
-from lungfast.scored import looks
+from lungfast.records import Bool, Counts, Float32, Size, UInt8
+from lungfast.scored import kernels, looks
 from lungfast.scored.kernels import (
     ScoreJob,
     count_image,
@@ -23,6 +25,7 @@ from lungfast.scored.kernels import (
     predict_mask,
     threshold_edges,
 )
+from lungfast.scored.shares import LEAST_ROWS, take
 from tests.naive import scored as naive
 
 FIVE = (0.5, 0.55, 0.6, 0.65, 0.7)
@@ -136,9 +139,9 @@ def test_plateaus_with_steps_between_them(native, low, input_size, levels, seed)
 
 
 @pytest.mark.parametrize("rough", [0.0, 0.3, 1.0])
-def test_looks_at_few_and_at_all_columns_join(rough: float) -> None:
+def test_looks_at_narrow_and_at_wide_pieces_join(rough: float) -> None:
     """A row whose left part is decided, with a narrow step in it, and whose right part is noise."""
-    width, rng = 24 * looks.CHUNK + 5, np.random.default_rng(0)
+    width, rng = 773, np.random.default_rng(0)
     logits_hw = np.full((4, 64), 4.0, np.float32)
     logits_hw[:, 8:12] = -4
     logits_hw[:, int(64 * (1 - rough)) :] = rng.normal(size=(4, 64 - int(64 * (1 - rough))))
@@ -202,10 +205,55 @@ def test_torch_differs_only_where_rounding_decides(native, resize) -> None:
 
 @pytest.mark.parametrize("threads", [2, 3, 50])
 def test_threads_share_the_rows_of_an_image(threads: int) -> None:
-    native, rng = (31, 40), np.random.default_rng(0)
-    truth_HW = rng.random(native) < 0.5
-    given = smooth_logits(16, 0), Frame.of(native, 64, "longest"), pack_mask(truth_HW), threshold_edges(FIVE)
+    given = an_image((31 * LEAST_ROWS // 10, 40))
     assert_same(count_image(*given, threads=threads), count_image(*given))
+
+
+def test_who_has_looked_in_vain_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "LOOKS", 0)
+    given = an_image((7 * LEAST_ROWS, 40))
+    assert_same(count_image(*given, threads=3), count_image(*given))
+
+
+def test_a_thread_that_fails_with_a_share_fails_the_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = kernels.count_pixels
+
+    def count(*given: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            took_one.wait()
+            return counted(*given)
+        take(given[3])
+        took_one.set()
+        raise MemoryError("no desk")
+
+    took_one = threading.Event()
+    monkeypatch.setattr(kernels, "count_pixels", count)
+    monkeypatch.setattr(kernels, "LOOKS", 10)
+    with pytest.raises(MemoryError, match="no desk"):
+        count_image(*an_image((7 * LEAST_ROWS, 40)), threads=2)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_starts_threads_of_its_own() -> None:
+    given = an_image((7 * LEAST_ROWS, 40))
+    count_image(*given, threads=2)
+    code = (
+        "import os, sys; from tests.scored.test_kernels import *;"
+        "given = an_image((7 * LEAST_ROWS, 40)); expected = count_image(*given, threads=2);"
+        "child = os.fork();"
+        "child or os._exit(kernels._pool(2)._work_queue.qsize() + 7 * (len(kernels._pool(2)._threads) > 0));"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=Path(__file__).parents[2], check=False
+    )
+    assert done.returncode == 0
+
+
+def an_image(native: Size) -> tuple[Float32, Frame, UInt8, Float32]:
+    """What count_image takes: two lungs, a truth of noise."""
+    truth_HW = np.random.default_rng(0).random(native) < 0.5
+    return smooth_logits(16, 0), Frame.of(native, 64, "longest"), pack_mask(truth_HW), threshold_edges(FIVE)
 
 
 def test_images_come_back_in_order_from_threads() -> None:
@@ -260,7 +308,10 @@ def test_half_is_logit_zero() -> None:
 @pytest.mark.process
 @pytest.mark.skipif(UNCOMPILED, reason="this is that run")
 def test_the_kernels_are_right_without_the_compiler() -> None:
-    tests = [__file__, *(str(Path(__file__).with_name(f"test_{name}.py")) for name in ("bits", "lanes"))]
+    tests = [
+        __file__,
+        *(str(Path(__file__).with_name(f"test_{name}.py")) for name in ("bits", "lanes", "shares")),
+    ]
     overflow = "ignore:overflow encountered in scalar multiply:RuntimeWarning"  # of the bit counts: meant
     command = [
         sys.executable,
