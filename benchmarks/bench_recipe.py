@@ -103,7 +103,6 @@ def arms() -> dict[str, Arm]:
         "4 views": {"views": 4},
         "16 views": {"views": 16},
         "no average": {"average": 0.0},
-        "average .9995": {"average": 0.9995},
         "constant rate": {"schedule": "constant"},
         "last epoch": {"keep": "last"},
         "stopped after 5 validations without gain": {"patience": 5},
