@@ -14,7 +14,7 @@ training step on 704 cached images, and to the end of ``lungfast --help``. On a 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,7 +37,7 @@ from benchmarks.common import (
     told_missing,
     write_record,
 )
-from benchmarks.limits import Rates, Step, precisions
+from benchmarks.limits import Rates, Step
 from lungfast.compute import resolve_precision
 from lungfast.records import PrecisionName
 from lungfast.trained.batches import StackBatch
@@ -164,7 +164,7 @@ def hugging_face_step(batch: StackBatch, side: int, *, autocast: bool) -> Callab
 
 
 def steps(
-    side: int, n_images: int, threads: int, among: Sequence[PrecisionName], *, compiled: bool
+    side: int, n_images: int, threads: int, among: Iterable[PrecisionName], *, compiled: bool
 ) -> dict[str, Make]:
     """One decoder, a batch of images, everyone in every precision ``among`` those given."""
     found: dict[str, Make] = {}
@@ -258,12 +258,11 @@ def run(*, quick: bool = False, threads: int = 2, compiled: bool = False) -> Pat
     torch.set_num_threads(threads)
     side, small, n_images, n_decoders, repeats = (8, 4, 2, 2, 1) if quick else (64, 32, 8, 9, 7)
     default = resolve_precision("auto", torch.device("cpu")).name
-    among = precisions()
-    makes = steps(side, n_images, threads, among, compiled=compiled)
+    rates = Rates.measured(quick=quick)
+    makes = steps(side, n_images, threads, rates.products, compiled=compiled)
     table, targets = measure(makes, n_images, repeats, default=default, quick=quick)
     stacked, target = measure_stack(small, n_decoders, n_images, max(1, repeats // 2), default)
-    rates = Rates.measured(quick=quick)
-    limits = [roofline(side, n_images, rates, name) for name in among]
+    limits = [roofline(side, n_images, rates, name) for name in rates.products]
     with tempfile.TemporaryDirectory() as folder:
         started, begun = starts.measure(Path(folder), quick=quick)
     content = {

@@ -33,7 +33,7 @@ def count_pixels(field: Field, truth: Truth, bins: Bins, shares: Shares, histogr
     lies below all edges, often most of an image, is what is left of the whole.
     """
     share, n_done = take(shares), 0
-    if share >= shares.bounds_n.size - 1:
+    if share < 0:
         return
     rows, columns, w = field.rows, field.columns, field.logits_hw.shape[1]
     width = columns.first.size
@@ -55,7 +55,7 @@ def count_pixels(field: Field, truth: Truth, bins: Bins, shares: Shares, histogr
         np.empty(truth.packed.shape[1] + 1, np.uint64),
     )
     packed_B, whole = np.zeros(histogram_2B.shape[1], np.int64), np.int64(0)
-    while share < shares.bounds_n.size - 1:
+    while share >= 0:
         first_row, last_row = shares.bounds_n[share], shares.bounds_n[share + 1]
         whole += rectangle(truth, Patch(first_row, last_row, 0, width))
         _count_groups(field, truth, bins, desk, first_row, last_row, packed_B)

@@ -1,8 +1,8 @@
 """The rows of an image, handed out in shares: each goes to whichever thread asks first.
 
 Comes in: an image's height, how many threads there are, numbers that they share. Goes out: a share that
-nobody has; whether all are done. Why: a sleeping thread takes as long to wake as a thread takes for the whole
-of an image, now and then longer; who comes too late finds nothing left, and nobody waits for it.
+nobody has; whether all are done. Why: a sleeping thread takes a tenth of an image to wake, now and then as
+long as several images; who comes too late finds nothing left, and nobody waits for it.
 """
 
 from __future__ import annotations
@@ -70,8 +70,9 @@ add: Callable[..., Any] = _add if IS_COMPILED else _add_plain
 
 @lean
 def take(shares: Shares) -> int:
-    """The number of a share for whoever asks; as large as their number, or larger, when none is left."""
-    return int(add(shares.counters_2, TAKEN, 1))
+    """The number of a share for whoever asks; -1 where none is left."""
+    share = int(add(shares.counters_2, TAKEN, 1))
+    return share if share < shares.bounds_n.size - 1 else -1
 
 
 @lean

@@ -43,6 +43,12 @@ def smooth_logits(side: int, seed: int, height: float = 8.0) -> Float32:
     return (height * np.tanh(np.maximum(*lungs) + waves)).astype(np.float32)
 
 
+def an_image(native: Size) -> tuple[Float32, Frame, UInt8, Float32]:
+    """What count_image takes: two lungs, a truth of noise."""
+    truth_HW = np.random.default_rng(0).random(native) < 0.5
+    return smooth_logits(16, 0), Frame.of(native, 64, "longest"), pack_mask(truth_HW), threshold_edges(FIVE)
+
+
 def assert_same(ours: Counts, twin: Counts) -> None:
     for name in FIELDS:
         assert getattr(ours, name).tolist() == getattr(twin, name).tolist(), name
@@ -235,25 +241,20 @@ def test_a_thread_that_fails_with_a_share_fails_the_count(monkeypatch: pytest.Mo
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_process_starts_threads_of_its_own() -> None:
-    given = an_image((7 * LEAST_ROWS, 40))
-    count_image(*given, threads=2)
     code = (
-        "import os, sys; from tests.scored.test_kernels import *;"
+        "import os, sys, time; from tests.scored.test_kernels import *;"
         "given = an_image((7 * LEAST_ROWS, 40)); expected = count_image(*given, threads=2);"
+        "time.sleep(0.2);"  # the pool's thread is idle again: what a child without threads would count on
         "child = os.fork();"
-        "child or os._exit(kernels._pool(2)._work_queue.qsize() + 7 * (len(kernels._pool(2)._threads) > 0));"
+        "answered = child or kernels._pool(2).submit(int).result(timeout=20);"
+        "child or assert_same(count_image(*given, threads=2), expected);"
+        "child or os._exit(answered);"
         "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], cwd=Path(__file__).parents[2], check=False
     )
     assert done.returncode == 0
-
-
-def an_image(native: Size) -> tuple[Float32, Frame, UInt8, Float32]:
-    """What count_image takes: two lungs, a truth of noise."""
-    truth_HW = np.random.default_rng(0).random(native) < 0.5
-    return smooth_logits(16, 0), Frame.of(native, 64, "longest"), pack_mask(truth_HW), threshold_edges(FIVE)
 
 
 def test_images_come_back_in_order_from_threads() -> None:

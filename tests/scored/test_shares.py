@@ -12,10 +12,10 @@ from lungfast.scored.shares import LEAST_ROWS, SHARES, Shares, all_done, finish,
 
 
 @numba.njit(nogil=True)  # not cached: it would outlive a change of what it calls
-def take_all(shares: Shares, taken_P: np.ndarray) -> None:
+def take_all(shares: Shares, taken_n: np.ndarray) -> None:
     share = take(shares)
-    while share < taken_P.size:
-        taken_P[share] += 1
+    while share >= 0:
+        taken_n[share] += 1
         finish(shares, 1)
         share = take(shares)
 
@@ -23,11 +23,11 @@ def take_all(shares: Shares, taken_P: np.ndarray) -> None:
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_threads_take_every_share_once(threads: int) -> None:
     shares = Shares.of(10_000, threads)
-    taken_P = np.zeros(shares.n, np.int64)
+    taken_n = np.zeros(shares.n, np.int64)
     with ThreadPoolExecutor(threads) as pool:
-        for one in [pool.submit(take_all, shares, taken_P) for _ in range(threads)]:
+        for one in [pool.submit(take_all, shares, taken_n) for _ in range(threads)]:
             one.result()
-    assert taken_P.tolist() == [1] * (1 if threads == 1 else SHARES * threads)
+    assert taken_n.tolist() == [1] * (1 if threads == 1 else SHARES * threads)
     assert all_done(shares, 1)
 
 
