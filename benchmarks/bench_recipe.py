@@ -48,7 +48,7 @@ KINDS: dict[str, ViewConfig] = {
     "geometry": PLAIN,
     "exposure": ViewConfig(rotation_deg=0, scale=1, stretch=1, shift=0),
     "wider": ViewConfig(rotation_deg=15, scale=1.25, stretch=1.1, shift=0.15, gamma=2.0, contrast=1.5),
-    "negatives": ViewConfig(share_inverted=0.1),
+    "no negatives": ViewConfig(share_inverted=0),
 }
 
 
@@ -57,7 +57,7 @@ ON_BOTH = {
     "no views",
     "16 views",
     "1 point a lung",
-    "constant rate",
+    "one-cycle rate",
     "lr x 2",
     "three seeds of a third of the epochs",
 }
@@ -103,7 +103,7 @@ def arms() -> dict[str, Arm]:
         "4 views": {"views": 4},
         "16 views": {"views": 16},
         "no average": {"average": 0.0},
-        "constant rate": {"schedule": "constant"},
+        "one-cycle rate": {"schedule": "onecycle"},
         "last epoch": {"keep": "last"},
         "stopped after 5 validations without gain": {"patience": 5},
         "DiceCE": {"losses": ("dicece",)},

@@ -154,6 +154,7 @@ BEST = TrainingRecipe(
     lrs=(1e-3,),
     wds=(0.0,),
     sam_lr_wd=(1e-4, 0.0),
+    schedule="constant",
     val_every=5,
     average=0.999,
     views=8,
