@@ -243,7 +243,7 @@ training_options = compose(
         default="0",
         show_default=True,
         metavar="LIST",
-        help="Row order and jitter; several train side by side.",
+        help="Row order, views and jitter; several train side by side (for `thresholds` one).",
     ),
     splitting,
     click.option(

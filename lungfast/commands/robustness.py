@@ -38,7 +38,7 @@ path = click.Path(path_type=Path)
 @click.option("--cache", help="Where the runs' cache is, if it has moved.")
 @opt.scoring_options
 def command(runs: tuple[Path, ...], **options: Any) -> None:
-    """F1 of RUNs when films are turned, moved, cut, badly exposed, inverted, noisy, compressed, of 12 bit.
+    """F1 of RUNs when films are turned, moved, cut, badly exposed, inverted, noisy, compressed, of 16 bit.
 
     Films are perturbed at native size and embedded again, into caches inside -o. Every image is judged by
     decoders that did not train on it. All RUNs must come from the same encoder and images: say, one of the

@@ -2,7 +2,7 @@
 
 Comes in: the stack's parameters, a decay. Goes out: their average, to be put in the stack's place for a
 while. The average of a decoder that was not trained in a step stays as it is. It follows fast at first and
-then slower, min(decay, (1 + n) / (10 + n)) after n steps, so that the random start is soon forgotten: the
+then slower, min(decay, (1 + n) / (10 + n)) after n steps, so that the start is soon forgotten: the
 average is of the last ninth of all steps, until these are 9 / (1 - decay).
 """
 
