@@ -77,8 +77,8 @@ QUESTION = (
     "threshold; `one view`: not averaged over views; `together`: the mean logits of the seeds; `cleaned`: "
     "two largest components, holes filled; `away`: all images of the other set, at the threshold of the set "
     "that was trained on. No test image of the set itself was scored. Where an arm was not trained on a "
-    "set its cells are empty. One seed: an arm trained in bf16 and again in fp32 differed by 0.0004 (`val`) and "
-    "0.0010 (`away`), and nothing below that is told apart."
+    "set its cells are empty. One seed: an arm trained in bf16 and again in fp32 differed by 0.0004 (`val`) "
+    "and 0.0010 (`away`), and nothing below that is told apart."
 )
 
 

@@ -16,9 +16,9 @@ INTRODUCTION = """# Benchmarks
 
 Written by `python -m benchmarks.tables` from the JSON records of the scripts beside it; do not edit. One
 script answers one question: `python -m benchmarks.bench_NAME` measures and writes `records/NAME.json`, and
-`--quick` shows in seconds that the script works. Candidates that are timed against each other ran in turn, warm-up
-rounds (compilation, page faults) are not counted, and their times are medians; whole jobs and the recipe's arms ran
-once. What was copied by hand says so.
+`--quick` shows in seconds that the script works. Candidates that are timed against each other ran in turn,
+warm-up rounds (compilation, page faults) are not counted, and their times are medians; whole jobs and the
+recipe's arms ran once. What was copied by hand says so.
 """
 
 
