@@ -48,7 +48,7 @@ KINDS: dict[str, ViewConfig] = {
     "geometry": PLAIN,
     "exposure": ViewConfig(rotation_deg=0, scale=1, stretch=1, shift=0),
     "wider": ViewConfig(rotation_deg=15, scale=1.25, stretch=1.1, shift=0.15, gamma=2.0, contrast=1.5),
-    "no negatives": ViewConfig(share_inverted=0),
+    "negatives": ViewConfig(share_inverted=0.1),
 }
 
 

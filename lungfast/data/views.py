@@ -55,7 +55,7 @@ class ViewConfig:
     noise: float = 8.0
     blur: float = 1.2
     share_rough: float = 0.3
-    share_inverted: float = 0.1
+    share_inverted: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("scale", "stretch", "gamma", "contrast"):
