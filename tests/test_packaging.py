@@ -62,7 +62,7 @@ def test_the_wheel_holds_the_package_alone(wheel: Path) -> None:
 
 @pytest.mark.process
 def test_the_wheel_goes_from_nothing_to_a_page(wheel: Path, tmp_path: Path) -> None:
-    """Weights, kernels and the page's parts are there; `lungfast demo` in full is what .ci/run begins with."""
+    """Weights, kernels and the page's parts are there; `lungfast demo` in full is where .ci/run begins."""
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     commands = [
