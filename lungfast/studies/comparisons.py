@@ -20,28 +20,15 @@ MINUS = "\N{MINUS SIGN}"
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One method: ``images_N`` its score of each image, ``folds_J`` its mean of each fold (and seed).
+    """One method: ``images_N`` its score of each image, ``folds_J`` its mean of each fold, over its seeds.
 
-    Both sides of a comparison list the same images and the same folds in the same order; a side with one
-    value a fold may meet one with several seeds. Without folds there is no t-test.
+    Both sides of a comparison list the same images and the same folds in the same order. Without folds there
+    is no t-test.
     """
 
     name: str
     images_N: Float64
     folds_J: Sequence[float] = ()
-
-
-def by_fold_and_seed(row: Mapping[str, Any]) -> list[float]:
-    """A row's mean F1 of every fold and seed, fold after fold; of seeds that decide together, by fold."""
-    if row.get("ensemble") or "per_fold" not in row:
-        return list(row["f1"]["folds"])
-    return [float(one["test"]["f1"]) for one in row["per_fold"]]
-
-
-def aligned(a_J: Sequence[float], b_J: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Both as long as the longer: one that has a value a fold meets every seed of the other."""
-    n = max(len(a_J), len(b_J))
-    return tuple([value for value in one for _ in range(n // len(one))] for one in (a_J, b_J))  # type: ignore[return-value]
 
 
 def compare(
@@ -56,8 +43,8 @@ def compare(
 ) -> dict[str, Any]:
     """a - b, not yet of a family. ``n_train``, ``n_test``: images of one fold, for the corrected t-test."""
     paired = paired_difference(a.images_N, b.images_N, patients, seed=seed)
-    a_J, b_J = aligned(a.folds_J, b.folds_J) if a.folds_J and b.folds_J else ([], [])
-    differences_J = [one - other for one, other in zip(a_J, b_J, strict=True)]
+    both_have = bool(a.folds_J and b.folds_J)
+    differences_J = [x - y for x, y in zip(a.folds_J, b.folds_J, strict=True)] if both_have else []
     t = corrected_resampled_t(differences_J, n_train, n_test)
     return {
         "family": None,

@@ -24,7 +24,7 @@ from lungfast.studies.summaries import (
     calibration,
     curve,
     empty_summary,
-    fold_seed_values,
+    fold_values,
     image_block,
     per_image,
     summary,
@@ -274,4 +274,4 @@ def _comparisons(
 
 
 def _side(key: str, folds: Sequence[FoldScores]) -> Side:
-    return Side(name=key, images_N=per_image(folds).values["f1"], folds_J=fold_seed_values(folds, "f1"))
+    return Side(name=key, images_N=per_image(folds).values["f1"], folds_J=fold_values(folds, "f1"))

@@ -168,10 +168,9 @@ def cleaned_summary(
     cleaned_NR, plain_NR = _f1_of(measured_N, "cleaned_f1"), _f1_of(measured_N, "f1")
     cleaned, plain = _side("cleaned", cleaned_NR, folds_N), _side("plain", plain_NR, folds_N)
     compared = compare(cleaned, plain, patients, n_train=n_train, n_test=n_test, seed=seed)
-    n_folds = len(set(folds_N))
     return {
         "name": CLEANING,
-        "f1": asdict(over_folds(np.reshape(cleaned.folds_J, (n_folds, -1)).mean(axis=1))),
+        "f1": asdict(over_folds(cleaned.folds_J)),
         "f1_image": asdict(per_image_summary(cleaned.images_N, patients, seed=seed)),
         "difference": as_family("cleaned", [compared])[0],
     }
@@ -186,8 +185,12 @@ def _f1_of(measured_N: Measured, name: str) -> Float64:
 
 
 def _side(name: str, f1_NR: Float64, folds_N: Sequence[Any]) -> Side:
-    """Means over seeds by image, and by fold and seed; folds in the order in which they appear."""
+    """Means over seeds, by image and by fold; folds in the order in which they appear."""
     folds = list(dict.fromkeys(folds_N))
     of_fold_N = np.array([folds.index(fold) for fold in folds_N])
-    folds_FR = np.stack([f1_NR[of_fold_N == fold].mean(axis=0) for fold in range(len(folds))])
-    return Side(name=name, images_N=f1_NR.mean(axis=1), folds_J=folds_FR.ravel().tolist())
+    f1_N = f1_NR.mean(axis=1)
+    return Side(
+        name=name,
+        images_N=f1_N,
+        folds_J=[float(f1_N[of_fold_N == fold].mean()) for fold in range(len(folds))],
+    )

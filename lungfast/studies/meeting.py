@@ -19,7 +19,7 @@ from lungfast.studies.fitting import Listener
 from lungfast.studies.models import FinishedRun, Model
 from lungfast.studies.rescoring import VOTE, n_scored, rescore, row_head, tell_fewer_views, test_images
 from lungfast.studies.scoring import MEASURES
-from lungfast.studies.summaries import FoldScores, fold_seed_values, fold_values, per_image, summary
+from lungfast.studies.summaries import FoldScores, fold_values, per_image, summary
 from lungfast.studies.workspace import Workspace
 
 SAME_FOLD, ALL, TOGETHER = "same fold", "all", "all, together"
@@ -85,13 +85,13 @@ class Meeting:
         """A→B − B→B on B's test images, paired."""
         test = self.test
         found = {name: per_image(folds) for name, folds in self.same_fold.items()}
-        # folds and seeds of both runs must line up for a t-test over them
-        shapes = {tuple((one.fold, one.seed) for one in folds) for folds in self.same_fold.values()}
+        # folds of both runs must line up for a t-test over them
+        shapes = {tuple(dict.fromkeys(one.fold for one in folds)) for folds in self.same_fold.values()}
         sides = [
             Side(
                 name=_arrow(site, test),
                 images_N=found[site.name].values["f1"],
-                folds_J=fold_seed_values(self.same_fold[site.name], "f1") if len(shapes) == 1 else (),
+                folds_J=fold_values(self.same_fold[site.name], "f1") if len(shapes) == 1 else (),
             )
             for site in (self.train, test)
         ]

@@ -18,7 +18,7 @@ from lungfast.files import file_sha256
 from lungfast.records import GENERATED
 from lungfast.report.material import Example, Material
 from lungfast.runs import ANSWER, QUESTION, SCHEMA, read_json, results
-from lungfast.studies.comparisons import Side, as_family, by_fold_and_seed, compare
+from lungfast.studies.comparisons import Side, as_family, compare
 from lungfast.studies.examples import ARRAYS, NOTES
 from lungfast.studies.judged import QUALITY
 from lungfast.studies.pace import read_pace
@@ -174,7 +174,7 @@ def recipes(best: Content, paper: Content) -> list[dict[str, Any]]:
 
 
 def _side(name: str, f1: Sequence[float], row: Content) -> Side:
-    return Side(name=name, images_N=np.array(f1, np.float64), folds_J=by_fold_and_seed(row))
+    return Side(name=name, images_N=np.array(f1, np.float64), folds_J=list(row["f1"]["folds"]))
 
 
 def _set_name(content: Content) -> str:

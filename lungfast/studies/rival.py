@@ -19,9 +19,9 @@ from lungfast.files import dump_json
 from lungfast.frozen.cache import EmbeddingCache
 from lungfast.records import Split
 from lungfast.runs import read_json
-from lungfast.studies.comparisons import Side, by_fold_and_seed, comparisons
+from lungfast.studies.comparisons import Side, comparisons
 from lungfast.studies.models import FinishedRun
-from lungfast.studies.summaries import FoldScores, fold_seed_values, per_image
+from lungfast.studies.summaries import FoldScores, fold_values, per_image
 
 
 class Rival:
@@ -52,8 +52,8 @@ class Rival:
         """F1 of every row of the run minus that of ``scores``, image by image and fold by fold."""
         found = per_image(scores)
         records = [self._cache.images[int(image)] for image in found.images]
-        mine = Side(name=family, images_N=found.values["f1"], folds_J=fold_seed_values(scores, "f1"))
-        folds = {row["key"]: by_fold_and_seed(row) for row in self._content["rows"] if row["f1"]}
+        mine = Side(name=family, images_N=found.values["f1"], folds_J=fold_values(scores, "f1"))
+        folds = {row["key"]: list(row["f1"]["folds"]) for row in self._content["rows"] if row["f1"]}
         place = {name: i for i, name in enumerate(self._content["images"]["id"])}
         order = [place[record.id] for record in records]
         pairs = [

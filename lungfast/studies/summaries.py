@@ -54,11 +54,6 @@ def fold_values(folds: Sequence[FoldScores], measure: str) -> list[float]:
     return [float(np.mean([one.mean(measure) for one in folds if one.fold == name])) for name in names]
 
 
-def fold_seed_values(folds: Sequence[FoldScores], measure: str) -> list[float]:
-    """One value per fold and seed, for tests that know of both."""
-    return [one.mean(measure) for one in folds]
-
-
 def per_image(folds: Sequence[FoldScores]) -> PerImage:
     """Image by image; the seeds of a fold score the same images in the same order."""
     names = dict.fromkeys(one.fold for one in folds)

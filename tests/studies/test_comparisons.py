@@ -11,9 +11,7 @@ from lungfast.scored.paired import corrected_resampled_t, holm, paired_differenc
 from lungfast.studies.comparisons import (
     MINUS,
     Side,
-    aligned,
     as_family,
-    by_fold_and_seed,
     compare,
     comparisons,
 )
@@ -79,18 +77,6 @@ def test_fewer_than_two_folds_have_no_t_test(folds: int) -> None:
 def test_sides_with_different_folds_are_not_paired() -> None:
     with pytest.raises(ValueError, match="zip"):
         compare(POINTS, side("b", 0.8, 2, folds=4), PATIENTS, n_train=3, n_test=1)
-
-
-def test_a_value_a_fold_meets_every_seed() -> None:
-    seeds = [{"test": {"f1": 0.9 + 0.01 * n}} for n in range(10)]
-    row = {"f1": {"folds": [0.5] * 5}, "per_fold": seeds}
-    assert by_fold_and_seed(row) == [one["test"]["f1"] for one in seeds]
-    assert by_fold_and_seed(row | {"ensemble": True}) == [0.5] * 5
-    assert by_fold_and_seed({"f1": {"folds": [0.5] * 5}}) == [0.5] * 5
-    two, one = aligned([1.0, 2.0, 3.0, 4.0], [10.0, 20.0])
-    assert (two, one) == ([1.0, 2.0, 3.0, 4.0], [10.0, 10.0, 20.0, 20.0])
-    several = Side(name="seeds", images_N=POINTS.images_N, folds_J=by_fold_and_seed(row))
-    assert compare(several, BOX, PATIENTS, n_train=60, n_test=20)["t"]["n_values"] == 10
 
 
 def test_cleaning_of_several_rows_is_one_family() -> None:
