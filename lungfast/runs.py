@@ -21,7 +21,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,7 +144,8 @@ class RunFolder:
         except (OSError, RuntimeError) as error:  # h5py says RuntimeError where the disk is full at close
             raise disk_error(path, error) from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 class LogitsFile:
@@ -189,8 +190,10 @@ def open_run(
     resume: bool = False,
     overwrite: bool = False,
     parts: Sequence[str] = (),
+    folders: Sequence[str] = (),
 ) -> Iterator[RunFolder]:
-    """Create, resume or replace a run folder and hold its lock; ``parts`` are folders of runs inside it.
+    """Create, resume or replace a run folder and hold its lock; ``parts`` are folders of runs inside it,
+    ``folders`` those of files that the study writes one by one.
 
     Raises UsageError where the folder is there and neither was asked for, or holds something else; RunError
     where a run to be resumed asked another question. ``overwrite`` removes a run's files and no others.
@@ -209,10 +212,12 @@ def open_run(
             )
         if exists and overwrite:
             _remove_parts(path, parts)
+            _remove(path, (ANSWER, *folders))  # before the question that they answer
             _remove(path, OURS)
         elif exists:
             _same_question(read_json(path / QUESTION), question, path)
-        _remove(path, (".*.tmp", "decoders/.*.tmp"))
+        _remove(path, [f"{name}.*.tmp" for name in ("", "decoders/", "checkpoints/*/")])
+        _remove(path, [f"{name}/.*.tmp" for name in folders])
         run = RunFolder(path, question)
         if not (path / QUESTION).exists():
             run.write(QUESTION, question)
@@ -225,7 +230,8 @@ def _refuse_foreign(path: Path) -> None:
         return
     if path.is_dir():
         if (path / QUESTION).exists():
-            if {"study", "settings"} <= set(read_json(path / QUESTION)):
+            asked = read_json(path / QUESTION)
+            if isinstance(asked, dict) and {"study", "settings"} <= set(asked):
                 return
         elif all(entry.name.startswith(".") for entry in path.iterdir()):
             return

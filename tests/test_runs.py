@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from lungfast.errors import LungfastError, RunError, UsageError
-from lungfast.runs import open_run, provenance, read_tensors, results
+from lungfast.runs import RunFolder, open_run, provenance, read_tensors, results
 
 QUESTION = {"study": "grid", "settings": {"epochs": 3, "lr": [1e-3]}}
+OTHER = {"study": "grid", "settings": {"epochs": 4, "lr": [1e-3]}}
 
 
 def test_an_existing_run_needs_resume_or_overwrite(tmp_path: Path) -> None:
@@ -110,6 +111,29 @@ def test_overwrite_removes_a_runs_files_and_no_others(tmp_path: Path) -> None:
         (run.path / ".results.json.99.tmp").write_text("a killed write")
     with open_run(tmp_path / "run", QUESTION, overwrite=True) as run:
         assert sorted(path.name for path in run.path.iterdir()) == [".lock", "notes.txt", "run.json"]
+
+
+def test_overwrite_removes_a_studys_own_files_before_their_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_run(tmp_path / "run", QUESTION, folders=("masks",)) as run:
+        (run.path / "masks").mkdir()
+        (run.path / "masks" / "a.png").write_text("of the old question")
+        (run.path / "masks" / ".b.png.99.tmp").write_text("a killed write")
+        run.write_results({"rows": []})
+    with open_run(tmp_path / "run", QUESTION, resume=True, folders=("masks",)) as run:
+        assert [path.name for path in (run.path / "masks").iterdir()] == ["a.png"]
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "write", killed)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        open_run(tmp_path / "run", OTHER, overwrite=True, folders=("masks",)),
+    ):
+        pass
+    assert not (tmp_path / "run" / "masks").exists()
 
 
 def test_a_killed_start_does_not_block_the_next(tmp_path: Path) -> None:

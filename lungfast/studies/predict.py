@@ -13,7 +13,6 @@ number. A file that cannot be read is reported at the end. A killed pass goes on
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
@@ -89,12 +88,11 @@ def predict(request: Request, *, device: torch.device, listener: PassListener) -
         listener.note(line)
     question = _question(request, ensemble, files, boxes)
     question["settings"]["quality_cut"] = judge.cut
-    with open_run(request.output, question, resume=request.resume, overwrite=request.overwrite) as folder:
+    with open_run(
+        request.output, question, resume=request.resume, overwrite=request.overwrite, folders=FOLDERS
+    ) as folder:
         if folder.complete:
             return dict(folder.read(ANSWER))
-        if request.overwrite:
-            for name in FOLDERS:
-                shutil.rmtree(folder.path / name, ignore_errors=True)
         rows, skipped = _Pass(ensemble, judge, folder, listener).over(files, boxes, request.batch_size)
         unread = [_unread(one, skipped[one.name]) for one in files if one.name in skipped]
         folder.write_rows("predictions.csv", rows + unread)
