@@ -1,8 +1,9 @@
 """Folds by patient: who trains, who chooses, who is tested, kept apart and the same on every machine.
 
 In: image records. Out: :class:`Split` objects of positions in that sequence. Duplicated pixels are dropped
-first, patients are never divided, and the parts follow (source, label) as closely as patients allow. Which
-fold an image falls into depends on the set of images and the seed, not on their order.
+first, patients (names that share a film are one) are never divided, and the parts follow (source, label) as
+closely as patients allow. Which fold an image falls into depends on the set of images and the seed, not on
+their order.
 """
 
 from __future__ import annotations
@@ -34,10 +35,13 @@ def make_folds(images: Sequence[ImageRecord], n_folds: int, *, seed: int) -> tup
 
     Raises UsageError where ``n_folds`` is below 3 or above the number of patients.
     """
-    repeated = duplicates(images)
-    kept = sorted((i for i in range(len(images)) if not repeated[i]), key=lambda i: images[i].id)
-    _check_n_folds(n_folds, len({images[i].patient for i in kept}))
-    parts = _parts([images[i] for i in kept], n_folds, seed=seed)
+    by_id = sorted(range(len(images)), key=lambda i: images[i].id)
+    repeated = duplicates([images[i] for i in by_id])
+    kept = [i for i, again in zip(by_id, repeated, strict=True) if not again]
+    owner = _owners(images)
+    patients = [owner[images[i].patient] for i in kept]
+    _check_n_folds(n_folds, len(set(patients)))
+    parts = _parts([images[i] for i in kept], patients, n_folds, seed=seed)
     positions = [np.sort(np.array(kept, np.int64)[part]) for part in parts]
     return tuple(_fold(positions, i, seed=seed) for i in range(n_folds))
 
@@ -70,14 +74,26 @@ def _check_n_folds(n_folds: int, n_patients: int) -> None:
         )
 
 
-def _parts(images: Sequence[ImageRecord], n_folds: int, *, seed: int) -> list[Int64]:
+def _owners(images: Sequence[ImageRecord]) -> dict[str, str]:
+    """Of every patient the first of all those that are one person, as films with the same pixels say."""
+    owner = {image.patient: image.patient for image in images}
+    by_pixels: dict[str, set[str]] = {}
+    for image in images:
+        by_pixels.setdefault(image.content_sha256, set()).add(image.patient)
+    for names in by_pixels.values():
+        joined = {owner[name] for name in names}
+        if len(joined) > 1:
+            owner = {name: min(joined) if of in joined else of for name, of in owner.items()}
+    return owner
+
+
+def _parts(images: Sequence[ImageRecord], patients: Sequence[str], n_folds: int, *, seed: int) -> list[Int64]:
     """Positions in ``images`` of each part."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     strata = _strata(images, n_folds)
-    patients = np.array([image.patient for image in images])
     folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-    return [part for _, part in folds.split(np.zeros(len(images)), strata, patients)]
+    return [part for _, part in folds.split(np.zeros(len(images)), strata, np.array(patients))]
 
 
 def _strata(images: Sequence[ImageRecord], n_folds: int) -> Int64:

@@ -71,6 +71,18 @@ def test_folds(images: list[ImageRecord], n_folds: int, seed: int, shuffler) -> 
         assert set(split.test.tolist()) == {order[j] for j in other.test.tolist()}
 
 
+def test_names_that_share_a_film_are_one_patient_in_any_order() -> None:
+    images = [record(f"i{i}", f"p{i}") for i in range(12)]
+    images += [record("a1", "a", pixels="shared"), record("a2", "a"), record("b1", "b", pixels="shared")]
+    images += [record("b2", "b", pixels="chain"), record("c1", "c", pixels="chain"), record("c2", "c")]
+    for seed in range(10):
+        for listed in (images, images[::-1]):
+            for split in make_folds(listed, 5, seed=seed):
+                parts = [{listed[i].id for i in part} for part in (split.train, split.val, split.test)]
+                assert sum({"a1", "a2", "b2", "c2"} <= part for part in parts) == 1
+                assert not {"b1", "c1"} & set.union(*parts)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_folds_are_stratified_by_source_and_label(seed: int) -> None:
     kinds = [("s", "normal")] * 80 + [("s", "tb")] * 58 + [("t", "normal")] * 40
@@ -89,8 +101,8 @@ def test_the_seed_decides() -> None:
     assert any(not np.array_equal(a.test, b.test) for a, b in zip(first, other, strict=True))
 
 
-def test_duplicates_are_dropped_and_the_first_is_kept() -> None:
-    images = [record(f"i{i}", f"p{i}", pixels=f"h{i % 12}") for i in range(24)]
+def test_duplicates_are_dropped_and_the_first_by_id_is_kept() -> None:
+    images = [record(f"i{i:02}", f"p{i}", pixels=f"h{i % 12}") for i in range(24)]
     assert duplicates(images).tolist() == [False] * 12 + [True] * 12
     tested = np.concatenate([split.test for split in make_folds(images, 4, seed=0)])
     assert sorted(tested.tolist()) == list(range(12))
