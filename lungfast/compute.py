@@ -71,6 +71,13 @@ def resolve_encoder_precision(name: str, device: torch.device) -> PrecisionName:
     return "fp32" if name == "auto" and device.type == "cpu" else resolve_precision(name, device).name
 
 
+def encoder_precision_like(made: str, device: torch.device) -> PrecisionName:
+    """That of a cache, for more images of the same run: fp32 where this device has not got it natively."""
+    reduced: PrecisionName = "fp16" if made == "fp16" else "bf16"
+    has_it = device.type == "cuda" or (reduced == "bf16" and cpu_has_bf16())
+    return reduced if made == reduced and has_it else "fp32"
+
+
 def cpu_has_bf16() -> bool:
     """AVX-512 BF16 or AMX on x86; asked of the kernel, as torch's own query is private."""
     try:
@@ -106,16 +113,12 @@ def free_memory() -> int:
     text = Path("/proc/meminfo").read_text() if Path("/proc/meminfo").exists() else ""
     match = re.search(r"MemAvailable:\s*(\d+) kB", text)
     free = int(match.group(1)) * 1024 if match else 4 << 30
-    limit, used = _group_limit(), Path("/sys/fs/cgroup/memory.current")
-    if limit is not None and used.exists():
-        free = min(free, max(0, limit - int(used.read_text())))
-    return free
+    return min([free, *(max(0, limit - used) for limit, used in _groups())])
 
 
 def total_memory() -> int:
     """Bytes of the machine, or that the process's control group allows."""
-    total, limit = _machine_memory() or 4 << 30, _group_limit()
-    return total if limit is None else min(total, limit)
+    return min([_machine_memory() or 4 << 30, *(limit for limit, _ in _groups())])
 
 
 def _machine_memory() -> int:
@@ -123,11 +126,54 @@ def _machine_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
 
 
-def _group_limit() -> int | None:
-    """Bytes that the process's control group allows, None where it sets no bound."""
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.exists() else ""
-    return int(text) if text.isdigit() else None
+@dataclass(frozen=True)
+class _Hierarchy:
+    """Where control groups of one version of the kernel's interface say what they allow and hold."""
+
+    root: str
+    controllers: str
+    limit: str
+    used: str
+    page_cache: str
+
+
+_HIERARCHIES = (
+    _Hierarchy("sys/fs/cgroup", "", "memory.max", "memory.current", "inactive_file"),
+    _Hierarchy(
+        "sys/fs/cgroup/memory",
+        "memory",
+        *("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ),
+)
+
+
+def _groups(system: Path = Path("/")) -> list[tuple[int, int]]:
+    """(bytes allowed, bytes held) of each control group around this process that sets a bound.
+
+    Pages of files that can be dropped at once are not held: ``embed`` fills them up to the bound.
+    """
+    found = []
+    for version in _HIERARCHIES:
+        root = system / version.root
+        for line in _text(system / "proc/self/cgroup").splitlines():
+            _, controllers, own = line.split(":", 2)
+            if version.controllers not in controllers.split(","):
+                continue
+            group = root / own.lstrip("/")
+            for folder in (group, *group.parents):
+                limit, used = (_text(folder / name).strip() for name in (version.limit, version.used))
+                if limit.isdigit() and used.isdigit() and root in (folder, *folder.parents):
+                    cached = re.search(rf"^{version.page_cache} (\d+)$", _text(folder / "memory.stat"), re.M)
+                    found.append((int(limit), int(used) - (int(cached.group(1)) if cached else 0)))
+    return found
+
+
+def _text(path: Path) -> str:
+    """What stands in a file of the system's, nothing where it is not to be had."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def keep_compiled() -> None:

@@ -48,6 +48,15 @@ def test_an_older_gpu_gets_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compute.resolve_precision("auto", torch.device("cuda")).name == "bf16"
 
 
+def test_a_cache_s_precision_where_the_device_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    like, gpu = compute.encoder_precision_like, torch.device("cuda")
+    assert [like(made, gpu) for made in ("fp32", "bf16", "fp16")] == ["fp32", "bf16", "fp16"]
+    monkeypatch.setattr(compute, "cpu_has_bf16", lambda: True)
+    assert [like(made, CPU) for made in ("fp32", "bf16", "fp16")] == ["fp32", "bf16", "fp32"]
+    monkeypatch.setattr(compute, "cpu_has_bf16", lambda: False)
+    assert like("bf16", CPU) == "fp32"
+
+
 @pytest.mark.parametrize("name", ["half", "fp16"])
 def test_precision_that_cannot_be(name: str) -> None:
     with pytest.raises(UsageError, match="--precision"):
@@ -85,3 +94,29 @@ def test_what_is_compiled_is_kept_in_the_users_cache(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "elsewhere")
     compute.keep_compiled()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "elsewhere"
+
+
+def group(system: Path, folder: str, **files: int | str) -> None:
+    where = system / "sys/fs/cgroup" / folder
+    where.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (where / name.replace("__", ".")).write_text(f"{content}\n")
+
+
+def test_page_cache_in_a_control_group_is_free(tmp_path: Path) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/pod/box\n")
+    assert compute._groups(tmp_path) == []
+    group(tmp_path, "pod/box", memory__max=16, memory__current=15, memory__stat="anon 1\ninactive_file 14")
+    group(tmp_path, "pod", memory__max="max", memory__current=15)
+    assert compute._groups(tmp_path) == [(16, 1)]
+    group(tmp_path, "pod", memory__max=12)
+    assert compute._groups(tmp_path) == [(16, 1), (12, 15)]
+
+
+def test_control_groups_of_the_first_version_and_of_a_container(tmp_path: Path) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("5:cpu:/\n4:memory:/docker/abc\n0::/\n")
+    group(tmp_path, "memory", memory__limit_in_bytes=16, memory__usage_in_bytes=9)
+    group(tmp_path, "memory", memory__stat="inactive_file 1\ntotal_inactive_file 4")
+    assert compute._groups(tmp_path) == [(16, 5)]

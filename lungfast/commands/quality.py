@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from lungfast.commands import options as opt
+
 path = click.Path(path_type=Path)
 
 
@@ -32,7 +34,7 @@ path = click.Path(path_type=Path)
     help="Test images to spoil in every way (0: none).",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
-@click.option("--memory", default="auto", show_default=True, help="Memory bound; auto: half of what is free.")
+@opt.memory
 def command(run: Path, cache: str, others: tuple[str, ...], checkpoint: Path | None, **options: Any) -> None:
     """Write quality.json into RUN, which was trained on CACHE: where predict flags a mask, and how well.
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lungfast.compute import encoder_precision_like
 from lungfast.data.views import ViewConfig, make_views, mean_on_film
 from lungfast.errors import CheckpointError, LungfastError, RunError, UsageError
 from lungfast.files import file_sha256
@@ -173,7 +174,7 @@ def mean_threshold(thresholds: Sequence[float]) -> float:
 
 
 def run_encoder(run: FinishedRun, checkpoint: Path | None, *, device: torch.device) -> Encoder:
-    """The encoder that made the run's cache, by its sha256.
+    """The encoder that made the run's cache, by its sha256; in the cache's precision if this device has it.
 
     A SAM encoder without ``checkpoint`` is looked for in $LUNGFAST_WEIGHTS. Raises CheckpointError or
     UsageError, one line, where the weights are absent or others.
@@ -194,6 +195,7 @@ def run_encoder(run: FinishedRun, checkpoint: Path | None, *, device: torch.devi
         checkpoint=checkpoint,
         resize=run.encoder["resize"],
         device=device,
+        precision=encoder_precision_like(str(run.fingerprint["compute_dtype"]), device),
         high_res=HIGH_RES in run.encoder["feature_maps"],
     )
     _check_spec(run, encoder)

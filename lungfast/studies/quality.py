@@ -92,7 +92,8 @@ def measure_quality(
     run.check_cache(workspace.cache)
     for other in others.values():
         run.check_encoder(other.cache)
-    study = _Study(run, workspace, config, memory_bytes, listener)
+    caches = 2 + len(others)  # beside the run's own and the others: one perturbed at a time
+    study = _Study(run, workspace, config, memory_bytes // caches, listener)
     validation = study.own("validation", "val")
     cut = highest_cut(validation.quality_N, validation.f1_N)
     good_N = validation.f1_N >= GOOD_F1

@@ -135,6 +135,7 @@ def robustness(
         run.check_images(home.cache)
     subjects = [Subject.of(name, run, home) for name, run in runs.items()]
     refs = _some(sources.listing, subjects, config.images)
+    memory_bytes //= 2  # films as they are, and spoilt in one way
 
     def body(folder: RunFolder, made_with: dict[str, Any]) -> dict[str, Any]:
         chosen = [one for one in ROBUSTNESS if one.name in config.perturbations]
