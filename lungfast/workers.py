@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -42,17 +44,35 @@ class Workers:
         """Results in the order of the jobs; torch's thread-local settings (``no_grad``) are not theirs.
 
         A single ``elementwise`` job, whose bytes do not depend on how it is shared out, takes all threads.
+        Jobs of a job run one after another: its siblings have the other threads.
         """
-        if self.n == 1 or not jobs or (elementwise and len(jobs) == 1):
+        if self.n == 1 or _here.works or not jobs or (elementwise and len(jobs) == 1):
             return [function(job) for job in jobs]
         with _threads(self._inner):
             return list(_pool(self.n, self._inner).map(function, jobs))
 
 
+class _Here(threading.local):
+    works = False
+    """Whether this thread is one of a pool's."""
+
+
+_here = _Here()
+
+
 @cache
 def _pool(n: int, inner: int) -> ThreadPoolExecutor:
     _keep_freed_memory()
-    return ThreadPoolExecutor(n, "lungfast", torch.set_num_threads, (inner,))
+    return ThreadPoolExecutor(n, "lungfast", _begin, (inner,))
+
+
+def _begin(inner: int) -> None:
+    _here.works = True
+    torch.set_num_threads(inner)
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has the pools, but none of their threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 @contextlib.contextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,6 +33,31 @@ def test_each_has_its_own_torch_threads_and_the_caller_keeps_its() -> None:
     before = torch.get_num_threads()
     assert set(Workers(2, 1).map(lambda _: torch.get_num_threads(), range(4))) == {1}
     assert torch.get_num_threads() == before
+
+
+def test_jobs_of_a_job_run_where_they_are_called() -> None:
+    def outer(_: int) -> bool:
+        return (
+            Workers(2, 1).map(lambda _: threading.current_thread(), [0, 1])
+            == [threading.current_thread()] * 2
+        )
+
+    assert all(Workers(2, 2).map(outer, range(4)))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_starts_threads_of_its_own() -> None:
+    code = (
+        "import os, sys, time; from lungfast.workers import Workers, _pool;"
+        "Workers(2, 1).map(abs, [1, 2]); time.sleep(0.2);"
+        "child = os.fork();"
+        "child or os._exit(_pool(2, 1).submit(int).result(timeout=20));"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=Path(__file__).parents[1], check=False
+    )
+    assert done.returncode == 0
 
 
 def test_an_error_comes_out_and_leaves_the_caller_s_threads() -> None:
