@@ -225,10 +225,10 @@ class EmbeddingCache:
 
     def picture(self, image: int) -> UInt8:
         """The preview without its padding."""
-        frame, preview_SS = self.frame(image), self.preview(image)
-        height, width = (
-            max(1, round(side * len(preview_SS) / frame.input_size)) for side in frame.resized_size
-        )
+        preview_SS = self.preview(image)
+        height, width = Frame.of(
+            self.images[image].native_size, len(preview_SS), self.spec.resize
+        ).resized_size
         return np.ascontiguousarray(preview_SS[:height, :width])
 
     def frame(self, image: int) -> Frame:

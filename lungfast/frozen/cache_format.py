@@ -173,11 +173,13 @@ class Completion:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Completion:
-        return cls(
-            manifest=Manifest.from_json(content["manifest"]),
-            marks=tuple(Mark.from_json(mark) for mark in content["marks"]),
-            blobs=dict(content["blobs"]),
-        )
+        manifest = Manifest.from_json(content["manifest"])
+        marks = tuple(Mark.from_json(mark) for mark in content["marks"])
+        for mark in marks:
+            rows = mark.image.rows
+            if len(rows) != manifest.n_views or not 0 <= min(rows) <= max(rows) < manifest.n_rows:
+                raise ValueError(f"rows {rows} of {mark.image.id}, of {manifest.n_rows}")
+        return cls(manifest=manifest, marks=marks, blobs=dict(content["blobs"]))
 
     def as_dict(self) -> dict[str, Any]:
         return {

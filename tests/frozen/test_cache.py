@@ -196,6 +196,32 @@ def test_a_damaged_completion_mark_is_one_line(content: bytes, tmp_path: Path) -
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_picture_is_the_preview_without_its_padding(seed: int, tmp_path: Path) -> None:
+    size = tuple(np.random.default_rng(seed).integers(20, 4000, 2).tolist())
+    white = replace(sample(0, (20, 20)), image_HW=np.full(size, 255, np.uint8), masks={})
+    white = replace(white, masks={"left": np.ones(size, bool)})
+    url = f"{tmp_path}/m.zarr"
+    with CacheWriter.open(url, spec=SPEC, fingerprint=FINGERPRINT, n_images=1) as writer:
+        writer.put_blob("head.safetensors", HEAD)
+        writer.add(0, white, features(0))
+        writer.finish()
+    picture_HW, preview_SS = EmbeddingCache.open(url).picture(0), make_preview(white.image_HW, SPEC)
+    assert picture_HW.min() == 255
+    assert picture_HW.size == np.count_nonzero(preview_SS)
+
+
+@pytest.mark.parametrize("rows", [[99], [-1], [], [0, 1], ["a"], 0])
+def test_rows_that_cannot_be_are_damage(rows: object, tmp_path: Path) -> None:
+    url = make(f"{tmp_path}/m.zarr")
+    path = tmp_path / "m.zarr/complete.json"
+    content = json.loads(path.read_text())
+    content["marks"][0]["image"]["rows"] = rows
+    path.write_text(json.dumps(content))
+    with pytest.raises(CacheError, match=r"complete\.json is damaged"):
+        EmbeddingCache.open(url)
+
+
 def test_a_cache_of_a_later_format_says_so(tmp_path: Path) -> None:
     url = make(f"{tmp_path}/m.zarr")
     for name in ("complete.json", "zarr.json"):
