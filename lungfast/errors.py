@@ -6,6 +6,9 @@ exits with its ``exit_code`` (2 for usage, 1 for data). Anything else is a bug a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class LungfastError(Exception):
     """One clear line about something the user can mend."""
@@ -47,3 +50,16 @@ class RunError(LungfastError):
 
 class TrainingError(LungfastError):
     """Training that cannot go on (for example every decoder diverged)."""
+
+
+@contextmanager
+def taking_apart(where: object) -> Iterator[None]:
+    """RunError where the body does not find in a run's JSON file what lungfast wrote there."""
+    try:
+        yield
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        raise RunError(
+            f"{where} does not hold what lungfast wrote there",
+            found=f"{type(error).__name__} {error}",
+            fix="run the study again",
+        ) from error

@@ -17,7 +17,7 @@ from lungfast.errors import LungfastError
 
 def write_atomic(path: Path, content: bytes, *, fsync: bool = False) -> None:
     """Write to a temporary sibling, then ``os.replace``: readers see the old file or the new, never half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -29,7 +29,8 @@ def write_atomic(path: Path, content: bytes, *, fsync: bool = False) -> None:
         if fsync:
             sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise disk_error(path, error) from error
 
 

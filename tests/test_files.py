@@ -29,6 +29,18 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_names_may_be_as_long_as_the_system_allows_and_no_longer(tmp_path: Path) -> None:
+    write_atomic(tmp_path / ("a" * 255), b"")
+    with pytest.raises(LungfastError, match=r"cannot write .*too long"):
+        write_atomic(tmp_path / ("a" * 256), b"")
+
+
+def test_a_file_in_the_place_of_a_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LungfastError, match="cannot write"):
+        write_atomic(tmp_path / "file" / "a", b"")
+
+
 def test_nan_is_no_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a.json", {"loss": float("nan")})

@@ -139,6 +139,8 @@ def _deep_values(image: Image.Image, path: Path) -> Values:
 
 
 def _without_palette(image: Image.Image) -> Image.Image:
+    if image.mode == "LAB":  # which becomes grey by way of RGB alone
+        return image.convert("RGB")
     if image.mode not in ("P", "PA"):
         return image
     # RGBA first: converting a palette with transparent entries to RGB makes Pillow warn

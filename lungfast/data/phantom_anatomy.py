@@ -15,8 +15,6 @@ import numpy as np
 from lungfast.data.phantom_canvas import ellipse, ribbon, smooth_curve
 from lungfast.records import Float64
 
-N_RIBS = 10
-
 _RIGHT_MEDIAL = ((0.16, 0.72), (0.27, 0.50), (0.29, 0.28), (0.20, 0.02), (0.18, -0.25), (0.14, -0.52))
 _LEFT_MEDIAL = (
     (0.55, 0.76),

@@ -7,7 +7,7 @@ made here.
 
 What moves: the patient leans (rotation), stands nearer (scale), off the middle (shift), is broader or taller
 (stretch). What changes: exposure (gamma), contrast and brightness, noise, sharpness. Never mirrored: the
-heart would lie on the right. Where the film ends a view is black, and no lung is there.
+heart would lie on the right. Where the film ends a view is black (of a negative white), and no lung is there.
 """
 
 from __future__ import annotations

@@ -275,4 +275,5 @@ def _replacing(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise disk_error(out, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

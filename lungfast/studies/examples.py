@@ -18,7 +18,7 @@ from PIL import Image
 from scipy.special import expit
 
 from lungfast.compute import parse_memory, resolve_device
-from lungfast.errors import LungfastError, UsageError
+from lungfast.errors import LungfastError, UsageError, taking_apart
 from lungfast.files import write_atomic, write_json
 from lungfast.geometry import Frame, area_average, resize_image
 from lungfast.records import Float32, Int64, Size, UInt8
@@ -105,7 +105,8 @@ def complete_examples(run: Path, *, cache: str | None, note: Callable[[str], Non
     """
     if not all((run / name).exists() for name in (QUESTION, ANSWER)):
         return
-    study = read_json(run / QUESTION)["study"]
+    with taking_apart(run / QUESTION):
+        study = read_json(run / QUESTION)["study"]
     if study != "cv" and cache is not None:
         raise UsageError("a cache is given for the masks of a cross-validation", found=study, expected="cv")
     if study != "cv" or (run / NOTES).exists():

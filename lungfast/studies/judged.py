@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from lungfast.data.polarity import looks_negative
+from lungfast.errors import taking_apart
 from lungfast.files import file_sha256
 from lungfast.geometry import Frame
 from lungfast.records import Bool, Float32, UInt8
@@ -81,8 +83,19 @@ class Judge:
         cls, run: FinishedRun, models: Sequence[Model], prompt: str, threshold: float, views: int
     ) -> Judge:
         """The cut is used for the run, prompt and views that it was calibrated with, and no other."""
+        where = run.path / QUALITY
+        with taking_apart(where):
+            cut, notes = cls._cut(run, models, prompt, views, read_json(where) if where.exists() else None)
+        return cls(
+            thresholds=[model.threshold for model in models], threshold=threshold, cut=cut, notes=notes
+        )
+
+    @staticmethod
+    def _cut(
+        run: FinishedRun, models: Sequence[Model], prompt: str, views: int, measured: Any
+    ) -> tuple[float | None, list[str]]:
+        """From what stands in quality.json, if anything; else why there is none."""
         cut, notes = None, []
-        measured = read_json(run.path / QUALITY) if (run.path / QUALITY).exists() else None
         if measured is None or measured["run_sha256"] != file_sha256(run.path / ANSWER):
             notes.append(f"the quality flag is not calibrated: lungfast quality {run.path} CACHE does it")
         elif measured["prompt"] != prompt or not {m.key for m in models} <= set(measured["decoders"]):
@@ -94,9 +107,7 @@ class Judge:
             notes.append(f"the quality flag is not calibrated for {views} views of an image: it is for {had}")
         else:
             cut = float(measured["calibration"]["threshold"])
-        return cls(
-            thresholds=[model.threshold for model in models], threshold=threshold, cut=cut, notes=notes
-        )
+        return cut, notes
 
     def look(
         self, image_HW: UInt8, frame: Frame, logits_Khw: Float32, mean_hw: Float32

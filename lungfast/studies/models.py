@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lungfast.data.splits import splits_from_dict
-from lungfast.errors import RunError, UsageError
+from lungfast.errors import RunError, UsageError, taking_apart
 from lungfast.frozen.cache import EmbeddingCache
 from lungfast.frozen.priors import Prior
 from lungfast.frozen.prompts import CachePrompts, PromptConfig, config_from_dict
@@ -158,12 +158,16 @@ class FinishedRun:
 
     def splits(self, images: Sequence[ImageRecord]) -> tuple[Split, ...]:
         """Its splits as positions among these images (of its own cache)."""
-        return splits_from_dict(read_json(self.path / "splits.json"), images)
+        where = self.path / "splits.json"
+        with taking_apart(where):
+            return splits_from_dict(read_json(where), images)
 
     def models(self, key: str | None = None) -> tuple[Model, ...]:
         """The decoders of one row of its table (all folds and seeds), by default of :meth:`preferred_key`."""
-        priors = read_json(self.path / "prompts.json")
-        return tuple(self._model(row, priors) for row in self._decoders(key or self.preferred_key()))
+        where = self.path / "prompts.json"
+        with taking_apart(where):
+            priors = read_json(where)
+            return tuple(self._model(row, priors) for row in self._decoders(key or self.preferred_key()))
 
     def preferred_key(self) -> str:
         """The row that validation prefers: of those that need no ground truth where there are any."""

@@ -35,8 +35,9 @@ class StackAverage:
         for k in np.flatnonzero(stepped_K).tolist():
             self._steps_K[k] += 1
             n = int(self._steps_K[k])
-            if n % EVERY == 0:
-                decay = min(self._decay, (1 + n) / (10 + n)) ** EVERY
+            steps = 1 if n <= EVERY else EVERY
+            if n % steps == 0:
+                decay = min(self._decay, (1 + n) / (10 + n)) ** steps
                 self._average_KL[k].lerp_(self._flat_KL[k], 1 - decay)
 
     @contextmanager

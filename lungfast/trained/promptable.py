@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DENSE_WEIGHT, MULTIMASK_WEIGHT, IOU_WEIGHT = 1.0, 0.2, 0.1
-_CORNER = 2
-"""Label of a box's first corner; the second has the next (segment-anything's point_embeddings 2 and 3)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -236,6 +236,15 @@ def test_what_is_no_image(tmp_path: Path) -> None:
         read_image(saved(tmp_path / "nan.tif", np.array([[0.0, np.nan]], np.float32)))
 
 
+def test_cielab_colours(tmp_path: Path) -> None:
+    half = Image.new("LAB", (8, 8), (255, 128, 128))
+    half.paste((0, 128, 128), (0, 0, 4, 8))
+    path = saved(tmp_path / "lab.tif", half)
+    assert (read_image(path)[:, 4:] > 250).all()
+    assert (read_image(path)[:, :4] < 5).all()
+    assert read_mask(path)[:, 4:].all()
+
+
 def test_content_hash_follows_pixels_and_size_only(tmp_path: Path) -> None:
     as_png = read_image(saved(tmp_path / "a.png", GREY_HW))
     as_tif = read_image(saved(tmp_path / "b.tif", Image.fromarray(GREY_HW).convert("RGB")))

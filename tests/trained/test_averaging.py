@@ -27,8 +27,9 @@ def test_equals_the_recursion_row_by_row() -> None:
         average.update(stepped_K)
         for k in np.flatnonzero(stepped_K):
             counts[k] += 1
-            if counts[k] % EVERY == 0:
-                decay = min(DECAY, (1 + counts[k]) / (10 + counts[k])) ** EVERY
+            steps = 1 if counts[k] <= EVERY else EVERY
+            if counts[k] % steps == 0:
+                decay = min(DECAY, (1 + counts[k]) / (10 + counts[k])) ** steps
                 expected[k] = decay * expected[k] + (1 - decay) * flat_KL[k]
     before = flat_KL.clone()
     with average.in_place():
