@@ -17,7 +17,9 @@ from lungfast.errors import LungfastError
 
 def write_atomic(path: Path, content: bytes, *, fsync: bool = False) -> None:
     """Write to a temporary sibling, then ``os.replace``: readers see the old file or the new, never half."""
-    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
+    name = os.fsencode(path.name)
+    short = path.name if len(name) < 200 else hashlib.sha256(name).hexdigest()  # names have 255 bytes at most
+    temporary = path.with_name(f".{short}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:

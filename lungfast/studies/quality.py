@@ -1,9 +1,9 @@
-"""How far can the quality flag be trusted? Calibrated on validation images, tried on images it has not met.
+"""How far can the quality flag be trusted? Calibrated on validation images, tried on others.
 
 Comes in: a finished run and its cache, other caches, the encoder for perturbed images. Goes out: the cut
 below which ``predict`` flags a mask, and the flag's recall and precision (bad: F1 < .90) on validation, test,
 other caches and spoilt films. Every image of the run's own cache is judged by a decoder that did not train on
-it; those of another cache by the ensemble, as ``predict`` does it.
+it, but the cut has met it in another fold: only another cache, judged by the ensemble, is new to both.
 """
 
 from __future__ import annotations
