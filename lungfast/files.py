@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -77,6 +78,10 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+PROBED_S = 0.1
+"""How soon a lock is free again that :func:`is_locked` of another process holds for a moment."""
+
+
 @contextlib.contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
     """Hold an flock on ``path`` for the block; a second holder gets one line that names the first's pid.
@@ -84,16 +89,18 @@ def locked(path: Path, what: str) -> Iterator[None]:
     The kernel frees the lock when the process dies, however it dies; the file itself may stay.
     """
     with _opened(path) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        taken = _taken(file)
+        if not taken:
+            time.sleep(PROBED_S)
+            taken = _taken(file)
+        if not taken:
             file.seek(0)
             pid = file.read().strip() or "unknown"
             raise LungfastError(
                 f"{what} is being written by another process",
                 found=f"pid {pid}",
                 fix="wait for it to finish, or stop it",
-            ) from None
+            )
         try:
             file.seek(0)
             file.truncate()
@@ -117,8 +124,13 @@ def is_locked(path: Path) -> bool:
     if not path.exists():
         return False
     with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+        return not _taken(file)
+
+
+def _taken(file: IO[str]) -> bool:
+    """Whether this process has the lock now."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
+    return True

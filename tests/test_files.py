@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,17 @@ def test_a_second_holder_learns_the_first_ones_pid(tmp_path: Path) -> None:
     assert not is_locked(path)
     with locked(path, "again"):
         pass
+
+
+def test_who_only_asks_is_in_nobodys_way(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    with path.open("a+") as asking:
+        fcntl.flock(asking, fcntl.LOCK_EX)
+        let_go = threading.Timer(0.02, fcntl.flock, (asking, fcntl.LOCK_UN))
+        let_go.start()
+        with locked(path, "the cache m.zarr"):
+            pass
+        let_go.join()
 
 
 def test_nothing_holds_a_lock_that_is_not_there(tmp_path: Path) -> None:
