@@ -28,8 +28,20 @@ def test_what_is_no_size(text: str) -> None:
         compute.parse_memory(text)
 
 
-def test_auto_memory_is_half_of_what_is_free() -> None:
-    assert 0 < compute.parse_memory("auto") <= compute.free_memory()
+@pytest.mark.parametrize(("free", "expected"), [(900, 300), (600, 300), (599, 299), (100, 50)])
+def test_auto_memory_is_a_third_of_all_and_at_most_half_of_what_is_free(
+    free: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compute, "total_memory", lambda: 900)
+    monkeypatch.setattr(compute, "free_memory", lambda: free)
+    assert compute.parse_memory("auto") == expected
+
+
+def test_memory_is_what_the_tightest_control_group_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "_groups", lambda: [(900, 100), (600, 300), (700, 0)])
+    assert (compute.total_memory(), compute.free_memory()) == (600, 300)
+    monkeypatch.setattr(compute, "_groups", lambda: [(600, 601)])
+    assert compute.free_memory() == 0
 
 
 def test_precision_follows_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:

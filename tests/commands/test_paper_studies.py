@@ -80,7 +80,7 @@ def test_cv_compares_losses_over_seeds(cv_run: Path) -> None:
     first = content["comparisons"][0]
     a, b = (np.array(content["images"]["f1"][first[side]]) for side in ("a", "b"))
     assert first["difference"] == pytest.approx((a - b).mean())
-    assert first["t"]["n_values"] == 6
+    assert first["t"]["n_values"] == 3
     assert len(content["history"]) == 4 * 3 * 2
 
 

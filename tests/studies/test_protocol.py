@@ -12,7 +12,7 @@ import torch
 from lungfast.data.splits import make_folds
 from lungfast.errors import UsageError
 from lungfast.frozen.prompts import PromptConfig
-from lungfast.records import EpochEnd
+from lungfast.records import EpochEnd, Int64
 from lungfast.runs import open_run
 from lungfast.scored.kernels import count_image, threshold_edges
 from lungfast.scored.scores import scores_of
@@ -95,6 +95,35 @@ def test_finished_decoders_are_read_back_not_trained_again(workspace: Workspace,
     second = fit(workspace, tmp_path / "run", ear, resume=True)
     assert not ear.epochs
     assert first == second
+
+
+def test_a_plan_trains_on_training_images_and_chooses_the_epoch_on_validation_images(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    asked = cells(workspace)
+    with open_run(tmp_path / "run", QUESTION) as run:
+        plan = Study(workspace, run, SETTINGS, Ear()).plan(asked)
+    split, image_of_row = asked[0].split, workspace.cache.images_of_rows()
+    assert len(plan.train_rows_K) == len(plan.val_rows_K) == len(asked)
+    for train_rows, val_rows in zip(plan.train_rows_K, plan.val_rows_K, strict=True):
+        np.testing.assert_array_equal(image_of_row[train_rows].ravel(), split.train)
+        np.testing.assert_array_equal(image_of_row[val_rows], split.val)
+
+
+def test_points_and_boxes_of_a_cell_come_from_its_training_images_alone(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    cell = replace(cells(workspace)[0], prompt=PromptConfig(kind="both-auto"))
+    split = cell.split
+    with open_run(tmp_path / "run", QUESTION) as run:
+        prior = Study(workspace, run, SETTINGS, Ear()).prompts(cell).prior.as_dict()
+
+    def of(*images: Int64) -> object:
+        return workspace.prompts(cell.prompt, np.concatenate(images), seed=0).prior.as_dict()
+
+    assert prior == of(split.train)
+    assert prior not in (of(split.train, split.val), of(split.train, split.test))
+    assert prior != of(split.train, split.val, split.test)
 
 
 def test_threshold_and_winner_come_from_validation_images(workspace: Workspace, tmp_path: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -16,9 +19,11 @@ import lungfast.studies.quality
 from lungfast.commands import main
 from lungfast.data.perturbations import PERTURBATIONS
 from lungfast.errors import RunError
+from lungfast.records import Int64
 from lungfast.studies.models import FinishedRun
 from lungfast.studies.predict import Request, predict
-from lungfast.studies.quality import QualityConfig, calibrate, measure_quality
+from lungfast.studies.quality import Judged, QualityConfig, Verdict, _Study, calibrate, measure_quality
+from lungfast.studies.scoring import Predictions
 from lungfast.studies.session import Quiet
 from lungfast.studies.workspace import Workspace
 
@@ -112,6 +117,54 @@ def test_a_run_without_a_good_mask_flags_all(
     assert content["calibration"]["false_alarm"] is None
     assert "every mask is flagged" in content["notes"][0]
     assert all(row["n_flagged"] == row["n"] for row in content["rows"])
+
+
+def given(**images: list[tuple[float, float]]) -> Callable[..., Judged]:
+    """By part of the splits: (quality, F1) of its images, instead of judging them."""
+
+    def own(_: object, on: str, part: str) -> Judged:
+        quality, f1 = zip(*images[part], strict=True)
+        return Judged.of(on, [(one, False) for one in quality], f1)
+
+    return own
+
+
+def test_the_cut_comes_from_validation_images(
+    trained_run: Path, nano_cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = given(val=[(0.6, 0.95), (0.8, 0.99), (0.5, 0.2)], test=[(0.3, 0.95), (0.7, 0.5)])
+    monkeypatch.setattr(_Study, "own", own)
+    run, workspace = FinishedRun.open(trained_run), Workspace(nano_cache, device=CPU)
+    more: dict[str, Any] = {"others": {}, "encoder": None, "memory_bytes": 4 << 30, "listener": Quiet()}
+    content = measure_quality(run, workspace, QualityConfig(perturbed=0), **more)
+    calibration = content["calibration"]
+    assert (calibration["threshold"], calibration["n"], calibration["n_good"]) == (0.6, 3, 2)
+    assert [(row["on"], row["n"], row["n_flagged"]) for row in content["rows"]] == [
+        ("validation", 3, 1),
+        ("test", 2, 1),
+    ]
+
+
+def test_images_of_the_run_are_not_met_elsewhere(
+    trained_run: Path, nano_cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache that shares all but two of its images with the run's."""
+    run, workspace, other = FinishedRun.open(trained_run), *(Workspace(nano_cache, device=CPU) for _ in "ab")
+    images = list(other.cache.images)
+    for i in (3, 7):
+        images[i] = replace(images[i], content_sha256=f"{i:064x}")
+    monkeypatch.setattr(other.cache, "images", tuple(images))
+    asked: list[int] = []
+
+    def means(_: object, __: Workspace, images: Int64, verdicts: dict[int, Verdict]) -> Predictions:
+        asked.extend(images.tolist())
+        verdicts.update(dict.fromkeys(asked, (0.5, False)))
+        return ((0, image, np.zeros((64, 64), np.float32)) for image in asked)
+
+    monkeypatch.setattr(_Study, "_means", means)
+    found = _Study(run, workspace, QualityConfig(), 4 << 30, Quiet()).elsewhere("s", other)
+    assert asked == [3, 7]
+    assert len(found.f1_N) == 2
 
 
 def test_another_cache_is_refused(trained_run: Path, other_cache: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,17 @@ import torch
 
 from lungfast.data.splits import make_folds, splits_as_dict
 from lungfast.errors import RunError, TrainingError, UsageError
-from lungfast.records import EpochEnd
+from lungfast.records import EpochEnd, Split
 from lungfast.scored.kernels import predict_mask
+from lungfast.studies import unet_fitting
+from lungfast.studies.fitting import Trained
 from lungfast.studies.rival import Rival
+from lungfast.studies.scoring import Scored
 from lungfast.studies.session import Quiet, Request
-from lungfast.studies.unet import UnetStudyConfig, run_unet, unet_settings
+from lungfast.studies.unet import UnetStudyConfig, _test, run_unet, unet_settings
 from lungfast.studies.unet_fitting import UnetFitter, pictures_of
 from lungfast.studies.workspace import Workspace
-from lungfast.trained.unet import UnetConfig, predict_unet
+from lungfast.trained.unet import UnetConfig, UnetTask, predict_unet
 
 MODEL = UnetConfig(size=64, channels=(8, 16, 32), epochs=8, batch_size=3, lr=1e-2)
 FILES = ("results.json", "per_image.csv", "history.csv", "splits.json", "chosen.json")
@@ -93,6 +97,40 @@ def test_the_folds_are_those_of_cv(whole: tuple[Path, dict[str, Any]], workspace
     splits = make_folds(workspace.cache.images, 3, seed=0)
     saved = json.loads((whole[0] / "splits.json").read_text())
     assert saved == splits_as_dict(splits, workspace.cache.images)
+
+
+def test_a_fold_trains_on_training_images_and_chooses_its_epoch_on_validation_images(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks: list[UnetTask] = []
+
+    def heard(task: UnetTask, *_: Any, **__: Any) -> None:
+        tasks.append(task)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(unet_fitting, "UnetTrainer", heard)
+    with pytest.raises(KeyboardInterrupt):
+        run_unet(request(tmp_path / "run"), workspace, Ear())
+    split = make_folds(workspace.cache.images, 3, seed=0)[0]
+    np.testing.assert_array_equal(tasks[0].train, split.train)
+    np.testing.assert_array_equal(tasks[0].val, split.val)
+
+
+def test_thresholds_come_from_validation_images() -> None:
+    """Which prefer the first of three thresholds, where test images prefer the last."""
+    better = {"val": [0.9, 0.5, 0.1], "test": [0.1, 0.5, 0.9]}
+    split = Split(name="fold-0", train=np.arange(4), val=np.array([4, 5]), test=np.array([6, 7]))
+
+    def score(splits: list[Split], part: str) -> list[Scored]:
+        f1_NQ = np.array([better[part]] * 2)
+        return [Scored(images=getattr(one, part), values={"f1": f1_NQ}) for one in splits]
+
+    trained = Trained(key="k", best_epoch=1, status="done", train_loss=(1.0,), val_loss=(1.0,))
+    study = SimpleNamespace(listener=Quiet(), settings=SimpleNamespace(thresholds=(0.3, 0.5, 0.7)))
+    (tested,) = _test(SimpleNamespace(score=score), study, [split], [trained], seed=0)  # type: ignore[arg-type]
+    assert (tested.choice.index, tested.choice.threshold) == (0, 0.3)
+    np.testing.assert_array_equal(tested.scores.scored.images, split.test)
+    assert tested.scores.mean("f1") == pytest.approx(0.1)
 
 
 def test_a_score_is_that_of_the_mask_at_native_size(
