@@ -39,8 +39,8 @@ def command(run: Path, cache: str, others: tuple[str, ...], checkpoint: Path | N
     """Write quality.json into RUN, which was trained on CACHE: where predict flags a mask, and how well.
 
     The cut is chosen on validation images and tried on test images, other caches, and images that are
-    inverted, turned, cropped, badly exposed, noisy or blurred. A mask is bad where F1 is below .90. Of five
-    folds every image validates one decoder: only another cache (--transfer) is new to the cut.
+    inverted, turned, cropped, badly exposed, noisy or blurred. A mask is bad where F1 is below .90. Test
+    images of a fold are tried with the cut that the other validation images give.
     """
     from lungfast.commands.screen import Screen, plain_or_terminal
     from lungfast.compute import parse_memory, resolve_device

@@ -2,14 +2,14 @@
 
 Comes in: a finished run and its cache, other caches, the encoder for perturbed images. Goes out: the cut
 below which ``predict`` flags a mask, and the flag's recall and precision (bad: F1 < .90) on validation, test,
-other caches and spoilt films. Every image of the run's own cache is judged by a decoder that did not train on
-it, but the cut has met it in another fold: only another cache, judged by the ensemble, is new to both.
+other caches and spoilt films. A test image is judged by its fold's decoder, which did not train on it, and by
+a cut of its own that it did not decide (verdicts.py); another cache by the ensemble and the run's cut.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,20 @@ from lungfast.errors import UsageError
 from lungfast.files import file_sha256, write_json
 from lungfast.frozen.encoders import Encoder
 from lungfast.frozen.mask_summary import summarise_mask
-from lungfast.geometry import Frame, area_average, pack_mask
-from lungfast.records import Bool, Float32, Float64, Int64, Split, UInt8
+from lungfast.geometry import area_average, pack_mask
+from lungfast.records import Bool, Float32, Int64, Split, UInt8
 from lungfast.runs import ANSWER, SCHEMA, provenance
-from lungfast.scored.kernels import count_image, predict_mask, threshold_edges
-from lungfast.scored.quality import FALSE_ALARM, GOOD_F1, flag_scores, highest_cut
+from lungfast.scored.kernels import count_image, threshold_edges
+from lungfast.scored.quality import FALSE_ALARM, GOOD_F1, highest_cut
 from lungfast.scored.scores import scores_of
-from lungfast.scored.sides import lung_areas
 from lungfast.studies.ahead import PassListener
 from lungfast.studies.ensemble import Ensemble, available_encoder, mean_threshold
-from lungfast.studies.judged import QUALITY, quality_and_disagreement, reasons_to_look
+from lungfast.studies.judged import QUALITY
 from lungfast.studies.models import FinishedRun
 from lungfast.studies.rescoring import tell_fewer_views
 from lungfast.studies.scoring import Candidate, Predictions, predictions, prepare, score
 from lungfast.studies.session import cache_facts
+from lungfast.studies.verdicts import Judged, Verdict, verdict
 from lungfast.studies.workspace import Workspace
 
 RULE = (
@@ -51,31 +51,6 @@ class QualityConfig:
 
     key: str | None = None
     perturbed: int = 100
-
-
-Verdict = tuple[float, bool]
-"""Quality, and whether a plain rule flags the mask."""
-DIVIDED_AT = 512
-"""Long side in px of the masks whose lungs are counted."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Judged:
-    """Quality and true F1 of some masks, and which of them the plain rules flag."""
-
-    on: str
-    quality_N: Float64
-    plain_N: Bool
-    f1_N: Float64
-
-    @classmethod
-    def of(cls, on: str, verdicts: Sequence[Verdict], f1_N: Float64 | Sequence[float]) -> Judged:
-        quality, plain = zip(*verdicts, strict=True)
-        return cls(on=on, quality_N=np.array(quality), plain_N=np.array(plain), f1_N=np.array(f1_N))
-
-    def row(self, cut: float) -> dict[str, Any]:
-        flags = flag_scores((self.quality_N < cut) | self.plain_N, self.f1_N)
-        return {"on": self.on} | asdict(flags) | {"f1": float(self.f1_N.mean())}
 
 
 def measure_quality(
@@ -99,9 +74,11 @@ def measure_quality(
     good_N = validation.f1_N >= GOOD_F1
     if not good_N.any():
         study.note(f"no validation image has F1 of {GOOD_F1:.2f}: every mask is flagged")
-    judged = [validation, study.own("test", "test")]
-    judged += [study.elsewhere(f"transfer to {name}", other) for name, other in others.items()]
-    judged += study.perturbed(encoder)
+    cuts_K = validation.cuts_without(study.images("test"))
+    tested = study.own("test", "test")
+    rows = [validation.row(cut), tested.row(cuts_K[tested.decoder_N])]
+    rows += [study.elsewhere(f"transfer to {name}", other).row(cut) for name, other in others.items()]
+    rows += [spoilt.row(cuts_K[spoilt.decoder_N]) for spoilt in study.perturbed(encoder)]
     return {
         "schema": SCHEMA,
         "study": "quality",
@@ -112,12 +89,13 @@ def measure_quality(
         "run_sha256": file_sha256(run.path / ANSWER),
         "calibration": {
             "threshold": cut,
+            "threshold_by_fold": dict(zip(study.folds(), cuts_K.tolist(), strict=True)),
             "rule": RULE,
             "n": len(good_N),
             "n_good": int(good_N.sum()),
             "false_alarm": float((validation.quality_N[good_N] < cut).mean()) if good_N.any() else None,
         },
-        "rows": [one.row(cut) for one in judged],
+        "rows": rows,
         "notes": study.notes,
         "provenance": provenance(
             str(workspace.device),
@@ -183,9 +161,17 @@ class _Study:
         self.notes.append(line)
         self._listener.note(line)
 
+    def folds(self) -> list[str]:
+        """Of the decoders, in their order."""
+        return [model.fold for model in self.models]
+
+    def images(self, part: str) -> list[Int64]:
+        """The validation or test images of each decoder's fold."""
+        return [getattr(self._splits[fold], part) for fold in self.folds()]
+
     def own(self, on: str, part: str) -> Judged:
         """Each fold's decoder on its own validation or test images."""
-        images_K: list[Int64] = [getattr(self._splits[model.fold], part) for model in self.models]
+        images_K = self.images(part)
         thresholds = sorted({model.threshold for model in self.models})
         verdicts: dict[tuple[int, int], Verdict] = {}
         self._listener.phase(f"judging {part}", sum(len(images) for images in images_K))
@@ -195,8 +181,8 @@ class _Study:
             one.at("f1", thresholds.index(model.threshold))
             for one, model in zip(scored, self.models, strict=True)
         ]
-        ordered = [verdicts[k, int(image)] for k, images in enumerate(images_K) for image in images]
-        return Judged.of(on, ordered, np.concatenate(f1_K))
+        films = _films(images_K)
+        return Judged.of(on, [verdicts[film] for film in films], np.concatenate(f1_K), films)
 
     def _judging(
         self, candidates: Sequence[Candidate], verdicts: dict[tuple[int, int], Verdict]
@@ -205,7 +191,7 @@ class _Study:
         width = prepare(self._workspace, self._memory_bytes, len(candidates), views=candidates[0].views)
         for k, image, logits_hw in predictions(self._workspace, candidates, width=width):
             threshold, frame = self.models[k].threshold, self._workspace.cache.frame(image)
-            verdicts[k, image] = _verdict([logits_hw], [threshold], frame)
+            verdicts[k, image] = verdict([logits_hw], [threshold], frame)
             yield k, image, logits_hw
 
     def elsewhere(self, on: str, other: Workspace) -> Judged:
@@ -224,7 +210,8 @@ class _Study:
         threshold = mean_threshold([model.threshold for model in self.models])
         f1 = {image: float(scores_of(counts).f1_Q[0]) for _, image, counts in other.count(means, [threshold])}
         order = images.tolist()
-        return Judged.of(on, [verdicts[image] for image in order], [f1[image] for image in order])
+        films = _films([images])
+        return Judged.of(on, [verdicts[image] for image in order], [f1[image] for image in order], films)
 
     def _means(self, other: Workspace, images: Int64, verdicts: dict[int, Verdict]) -> Predictions:
         """(0, image, mean logits), as soon as all decoders have seen an image; notes the verdict."""
@@ -237,7 +224,7 @@ class _Study:
             seen.append(logits_hw)
             if len(seen) == len(candidates):
                 del waiting[image]
-                verdicts[image] = _verdict(seen, thresholds, other.cache.frame(image))
+                verdicts[image] = verdict(seen, thresholds, other.cache.frame(image))
                 self._listener.advance()
                 yield 0, image, np.mean(seen, axis=0, dtype=np.float32)
 
@@ -258,7 +245,7 @@ class _Study:
 
     def _some_films(self) -> list[tuple[int, int]]:
         """(decoder, image), evenly out of all test images."""
-        films = [(k, int(i)) for k, m in enumerate(self.models) for i in self._splits[m.fold].test]
+        films = _films(self.images("test"))
         n = min(len(films), self._config.perturbed)
         return [films[i] for i in np.linspace(0, len(films) - 1, n).round().astype(int)]
 
@@ -270,11 +257,11 @@ class _Study:
             name = self._workspace.cache.images[image].id
             logits_hw = ensemble.logits([image_HW], [boxes_S4], ids=[name], members=[k])[0, 0]
             frame, threshold = ensemble.frame(image_HW), self.models[k].threshold
-            verdicts.append(_verdict([logits_hw], [threshold], frame))
+            verdicts.append(verdict([logits_hw], [threshold], frame))
             counts = count_image(logits_hw, frame, pack_mask(truth_HW), threshold_edges([threshold]))
             f1.append(float(scores_of(counts).f1_Q[0]))
             self._listener.advance()
-        return Judged.of(change.name, verdicts, f1)
+        return Judged.of(change.name, verdicts, f1, films)
 
     def _film(self, image: int) -> tuple[UInt8, Bool]:
         """The preview without its padding, and the truth at its size."""
@@ -287,13 +274,6 @@ class _Study:
         return [m.candidate(workspace, images) for m, images in zip(self.models, images_K, strict=True)]
 
 
-def _verdict(logits_K: Sequence[Float32], thresholds: Sequence[float], frame: Frame) -> Verdict:
-    """What ``predict`` would say of the mean of these logits (h, w), its lungs counted on a smaller mask."""
-    logits_Khw = np.stack(logits_K)
-    valid_hw = frame.valid_hw((logits_Khw.shape[1], logits_Khw.shape[2]))
-    quality, apart = quality_and_disagreement(logits_Khw, valid_hw, thresholds)
-    scale = min(1.0, DIVIDED_AT / max(frame.native_size))
-    height, width = (max(1, round(side * scale)) for side in frame.native_size)
-    mean_hw = logits_Khw.mean(0, dtype=np.float32)
-    mask_HW = predict_mask(mean_hw, replace(frame, native_size=(height, width)), mean_threshold(thresholds))
-    return quality, bool(reasons_to_look(lung_areas(mask_HW).division, apart))
+def _films(images_K: Sequence[Int64]) -> list[tuple[int, int]]:
+    """(decoder, image) of each decoder's images."""
+    return [(k, int(image)) for k, images in enumerate(images_K) for image in images]

@@ -19,12 +19,13 @@ import lungfast.studies.quality
 from lungfast.commands import main
 from lungfast.data.perturbations import PERTURBATIONS
 from lungfast.errors import RunError
-from lungfast.records import Int64
+from lungfast.records import Float64, Int64
 from lungfast.studies.models import FinishedRun
 from lungfast.studies.predict import Request, predict
-from lungfast.studies.quality import Judged, QualityConfig, Verdict, _Study, calibrate, measure_quality
+from lungfast.studies.quality import QualityConfig, _Study, calibrate, measure_quality
 from lungfast.studies.scoring import Predictions
 from lungfast.studies.session import Quiet
+from lungfast.studies.verdicts import Judged, Verdict
 from lungfast.studies.workspace import Workspace
 
 CPU = torch.device("cpu")
@@ -124,7 +125,8 @@ def given(**images: list[tuple[float, float]]) -> Callable[..., Judged]:
 
     def own(_: object, on: str, part: str) -> Judged:
         quality, f1 = zip(*images[part], strict=True)
-        return Judged.of(on, [(one, False) for one in quality], f1)
+        films = [(0, 1000 + i) for i in range(len(f1))]  # in no fold's test images
+        return Judged.of(on, [(one, False) for one in quality], f1, films)
 
     return own
 
@@ -143,6 +145,42 @@ def test_the_cut_comes_from_validation_images(
         ("validation", 3, 1),
         ("test", 2, 1),
     ]
+
+
+def test_a_cut_is_tried_on_no_image_that_decided_it() -> None:
+    """Two folds, each of whose test images validates the other's decoder."""
+    films = [(0, 10), (0, 11), (1, 20), (1, 21)]
+    validation = Judged.of("validation", [(q, False) for q in (0.6, 0.8, 0.7, 0.9)], [0.95] * 4, films)
+    cuts_K = validation.cuts_without([np.array([20, 21]), np.array([10, 11])])
+    assert cuts_K.tolist() == [0.6, 0.7]
+    films = [(0, 20), (0, 21), (1, 10), (1, 11)]
+    tested = Judged.of("test", [(q, False) for q in (0.5, 0.65, 0.65, 0.75)], [0.95] * 4, films)
+    assert tested.row(cuts_K[tested.decoder_N])["n_flagged"] == 2
+    assert tested.row(0.6)["n_flagged"] == 1
+
+
+@pytest.mark.usefixtures("low_bar")
+def test_folds_have_cuts_of_their_own(
+    trained_run: Path, nano_cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A test image that passed as a validation image of another fold is judged without itself."""
+    run, workspace = FinishedRun.open(trained_run), Workspace(nano_cache, device=CPU)
+    seen: list[list[set[int]]] = []
+
+    def cuts_without(judged: Judged, tested_K: list[Int64]) -> Float64:
+        seen.append([set(judged.image_N.tolist()), *(set(one.tolist()) for one in tested_K)])
+        return np.array([0.0] * (len(tested_K) - 1) + [2.0])
+
+    monkeypatch.setattr(Judged, "cuts_without", cuts_without)
+    more: dict[str, Any] = {"others": {}, "encoder": None, "memory_bytes": 4 << 30, "listener": Quiet()}
+    content = measure_quality(run, workspace, QualityConfig(perturbed=0), **more)
+    ((validated, *tested_K),) = seen
+    assert validated == set().union(*tested_K) == set(range(15))
+    splits = {split.name: split for split in run.splits(workspace.cache.images)}
+    by_fold = content["calibration"]["threshold_by_fold"]
+    assert list(by_fold.values()) == [0.0, 0.0, 2.0]
+    assert [set(splits[fold].test.tolist()) for fold in by_fold] == tested_K
+    assert content["rows"][1]["n_flagged"] >= len(tested_K[-1])  # a quality of at most 1 is below 2
 
 
 def test_images_of_the_run_are_not_met_elsewhere(
