@@ -43,6 +43,13 @@ class Frame:
             resized = (max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5)))
         return cls(native_size=native_size, resized_size=resized, input_size=input_size)
 
+    def at_least(self, side: int) -> Frame:
+        """The same place in an input a whole number of times as fine, of at least ``side`` px."""
+        times = -(-side // self.input_size)
+        height, width = self.resized_size
+        resized = (times * height, times * width)
+        return Frame(native_size=self.native_size, resized_size=resized, input_size=times * self.input_size)
+
     def points_to_input(self, points_N2: Float64) -> Float64:
         """Normalised (x, y) -> the coordinates SAM's prompt encoder takes (it adds half a pixel itself)."""
         height, width = self.resized_size

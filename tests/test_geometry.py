@@ -37,6 +37,19 @@ def test_points_go_to_the_input_and_back(native: tuple[int, int], rule: str, u: 
     np.testing.assert_allclose(frame.points_from_input(frame.points_to_input(points)), points, atol=1e-12)
 
 
+@given(sizes, st.sampled_from(["longest", "squash"]), st.integers(1, 900))
+def test_a_finer_input_holds_the_image_in_the_same_place(
+    native: tuple[int, int], rule: str, side: int
+) -> None:
+    frame = Frame.of(native, 256, rule)  # type: ignore[arg-type]
+    fine = frame.at_least(side)
+    assert side <= fine.input_size < max(256, side) + 256
+    assert fine.native_size == native
+    shares = [tuple(one / f.input_size for one in f.resized_size) for f in (frame, fine)]
+    assert shares[0] == shares[1]
+    assert frame.at_least(256) == frame
+
+
 def test_a_pixel_centre_lands_where_the_prompt_encoder_expects_it() -> None:
     frame = Frame.of((1024, 1024), 1024, "longest")
     centre = np.array([[10.5 / 1024, 20.5 / 1024]])

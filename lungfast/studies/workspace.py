@@ -203,7 +203,10 @@ class Workspace:
     def count(
         self, predictions: Iterator[tuple[int, int, Float32]], thresholds_Q: Sequence[float]
     ) -> Iterator[tuple[int, int, Counts]]:
-        """(decoder, image, counts at every threshold) at native size."""
+        """(decoder, image, counts at every threshold) at native size.
+
+        Logits finer than the encoder's input, a U-Net's, are not brought down to it first.
+        """
         edges_Q = threshold_edges(thresholds_Q)
         waiting: list[tuple[int, int, Float32]] = []
         for prediction in predictions:
@@ -221,9 +224,8 @@ class Workspace:
         for _, image, logits_hw in waiting:
             if image not in truths:
                 truths[image] = self.cache.packed_mask(image)
-            jobs.append(
-                ScoreJob(logits_hw=logits_hw, frame=self.cache.frame(image), truth_packed=truths[image])
-            )
+            frame = self.cache.frame(image).at_least(max(logits_hw.shape))
+            jobs.append(ScoreJob(logits_hw=logits_hw, frame=frame, truth_packed=truths[image]))
         for (k, image, _), counts in zip(
             waiting, count_images(jobs, edges_Q, threads=cpu_count()), strict=True
         ):

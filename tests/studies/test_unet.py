@@ -14,8 +14,10 @@ import torch
 
 from lungfast.data.splits import make_folds, splits_as_dict
 from lungfast.errors import RunError, TrainingError, UsageError
+from lungfast.geometry import Frame, pack_mask
 from lungfast.records import EpochEnd, Split
 from lungfast.scored.kernels import predict_mask
+from lungfast.scored.scores import scores_of
 from lungfast.studies import unet_fitting
 from lungfast.studies.fitting import Trained
 from lungfast.studies.rival import Rival
@@ -149,6 +151,18 @@ def test_a_score_is_that_of_the_mask_at_native_size(
         place = content["images"]["id"].index(workspace.cache.images[image].id)
         f1 = 2 * (found & truth).sum() / (found.sum() + truth.sum())
         assert content["images"]["f1"]["unet"][place] == pytest.approx(f1, abs=1e-12)
+
+
+def test_logits_finer_than_the_encoders_input_keep_their_detail(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Columns that are lung in turn, at 512 px: at nano's 256 px all would be alike."""
+    stripes_hw = np.tile(np.float32([8, -8]), (512, 256))
+    frame = Frame.of((512, 512), 256, "squash")
+    monkeypatch.setattr(type(workspace.cache), "frame", lambda *_: frame)
+    monkeypatch.setattr(type(workspace.cache), "packed_mask", lambda *_: pack_mask(stripes_hw > 0))
+    ((_, _, counts),) = workspace.count(iter([(0, 0, stripes_hw)]), [0.5])
+    assert scores_of(counts).f1_Q[0] == 1
 
 
 def test_a_finished_fold_is_not_trained_again_and_the_bytes_are_the_same(
