@@ -8,7 +8,7 @@ from pathlib import Path
 from lungfast.errors import CheckpointError, RunError, UsageError
 from lungfast.files import file_sha256
 from lungfast.frozen.checkpoints import export_checkpoint
-from lungfast.runs import read_tensors
+from lungfast.studies.accounts import decoder_state
 from lungfast.studies.models import FinishedRun
 
 UNVALIDATED = "multimask output and predicted IoU are not validated: the transformer they share has moved"
@@ -44,13 +44,11 @@ def export(run: Path, checkpoint: Path, out: Path, *, decoder: str | None = None
             expected="a run on a vit_b, vit_l or vit_h cache",
             fix="embed with --checkpoint first; the decoder itself is " + str(path),
         )
-    tensors, _ = read_tensors(path)
-    state = {name.removeprefix("mask_decoder."): tensor for name, tensor in tensors.items()}
     if checkpoint.is_file() and (found := file_sha256(checkpoint)) != encoder["weights_sha256"]:
         raise CheckpointError(
             f"{checkpoint} did not make this run's embeddings",
             found=f"sha256 {found[:12]}…",
             expected=f"{encoder['name']} with sha256 {encoder['weights_sha256'][:12]}…",
         )
-    export_checkpoint(checkpoint, state, out)
+    export_checkpoint(checkpoint, decoder_state(path), out)
     return Exported(path=out, decoder=key)

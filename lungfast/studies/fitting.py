@@ -8,19 +8,19 @@ holds no more of them than train at once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lungfast.compute import resolve_precision
 from lungfast.errors import TrainingError, UsageError
 from lungfast.records import EpochEnd, Plan
-from lungfast.runs import RunFolder, read_tensors
+from lungfast.runs import RunFolder
 from lungfast.scored.scores import DEFAULT_THRESHOLDS
+from lungfast.studies.accounts import Trained, decoder_state, keep_decoder
 from lungfast.studies.pace import timed
 from lungfast.studies.workspace import Workspace, row_budget, stack_width
 from lungfast.trained.batches import steps_of
@@ -32,8 +32,6 @@ COMPILE_FROM_STEPS = 4_000
 """On an H200 a step of nine decoders and 8 images takes 12 ms compiled, 19 ms recorded alone (docs/speed.md);
 compiling takes half a minute."""
 CHOSEN = "chosen.json"
-_PREFIX = "mask_decoder."
-_LOSSES = ("train_loss", "val_loss")
 
 
 class Listener(Protocol):
@@ -73,17 +71,6 @@ class Settings:
         for name in ("views", "test_views"):
             if (found := getattr(self, name)) < 1:
                 raise UsageError(f"{name} is out of range", found=str(found), expected="at least 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """A decoder of the run: its account. Its weights are in the run's file of that key."""
-
-    key: str
-    best_epoch: int
-    status: str
-    train_loss: tuple[float, ...]
-    val_loss: tuple[float, ...]
 
 
 Executor = Callable[[Sequence[Plan], Callable[[Plan], list[Trained]]], Iterator[list[Trained]]]
@@ -133,8 +120,7 @@ class Fitter:
 
     def read_state(self, key: str) -> dict[str, Tensor]:
         """A finished decoder's weights under segment-anything's MaskDecoder names."""
-        tensors, _ = read_tensors(self._run.decoder_path(key))
-        return {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
+        return decoder_state(self._run.decoder_path(key))
 
     def _choose_once(self, plan: Plan) -> None:
         """Precision, compilation and stack width: fixed before the first step, kept for a resume."""
@@ -203,31 +189,15 @@ class Fitter:
             self._listener.note(compile_note)
 
     def _write(self, fitted: Sequence[Fitted], name: str) -> list[Trained]:
-        trained = []
-        for one in fitted:
-            losses = {loss: getattr(one, loss) for loss in _LOSSES}
-            account = Trained(key=one.key, best_epoch=one.best_epoch, status=one.status, **losses)
-            tensors = {_PREFIX + tensor_name: tensor for tensor_name, tensor in one.state.items()}
-            self._run.write_tensors(self._run.decoder_path(one.key), tensors, _notes_of(account))
-            trained.append(account)
+        trained = [keep_decoder(self._run, one) for one in fitted]
         self._run.drop_checkpoint(name)
         return trained
 
     def _finished(self, key: str) -> Trained | None:
         path = self._run.decoder_path(key)
-        return _account(key, read_tensors(path, names=())[1]) if path.exists() else None
+        return Trained.read(path) if path.exists() else None
 
 
 def compiles(asked: str, device: torch.device, n_steps: int) -> bool:
     """``auto``: where a GPU makes :data:`COMPILE_FROM_STEPS`; a CPU's kernels are as fast by hand."""
     return asked == "on" or (asked == "auto" and device.type == "cuda" and n_steps >= COMPILE_FROM_STEPS)
-
-
-def _notes_of(one: Trained) -> dict[str, Any]:
-    losses = {name: [v if np.isfinite(v) else None for v in getattr(one, name)] for name in _LOSSES}
-    return {"best_epoch": one.best_epoch, "status": one.status} | losses
-
-
-def _account(key: str, notes: Mapping[str, Any]) -> Trained:
-    losses = {name: tuple(np.nan if v is None else v for v in notes[name]) for name in _LOSSES}
-    return Trained(key=key, best_epoch=notes["best_epoch"], status=notes["status"], **losses)

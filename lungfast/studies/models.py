@@ -19,7 +19,8 @@ from lungfast.frozen.cache import EmbeddingCache
 from lungfast.frozen.priors import Prior
 from lungfast.frozen.prompts import CachePrompts, PromptConfig, config_from_dict
 from lungfast.records import ImageRecord, Int64, Split
-from lungfast.runs import ANSWER, QUESTION, read_json, read_tensors
+from lungfast.runs import ANSWER, QUESTION, read_json
+from lungfast.studies.accounts import decoder_state
 from lungfast.studies.averaging import views_for
 from lungfast.studies.scoring import Candidate
 from lungfast.studies.workspace import Workspace
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WITH_DECODERS = {"cv", "grid", "train"}
-DECODER_PREFIX = "mask_decoder."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +51,7 @@ class Model:
 
     def state(self) -> dict[str, Tensor]:
         """Its weights under segment-anything's MaskDecoder names."""
-        tensors, _ = read_tensors(self.path)
-        return {name.removeprefix(DECODER_PREFIX): tensor for name, tensor in tensors.items()}
+        return decoder_state(self.path)
 
     def prompts(self, workspace: Workspace, prompt: PromptConfig | None = None) -> CachePrompts:
         """Its prompts for the images of any cache of the same encoder: its own prior, their frames."""

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from lungfast.data.splits import splits_as_dict
 from lungfast.frozen.prompts import PromptConfig
 from lungfast.records import LossName, Split
-from lungfast.studies.fitting import Trained
+from lungfast.studies.accounts import Trained
 from lungfast.studies.protocol import Cell, Outcome, Study
 from lungfast.studies.scoring import Scored
 from lungfast.studies.summaries import FoldScores

@@ -17,8 +17,9 @@ from lungfast.frozen.prompts import CachePrompts, PromptConfig
 from lungfast.records import DecoderConfig, Int64, Plan, Split
 from lungfast.runs import LogitsFile, RunFolder
 from lungfast.scored.scores import ThresholdChoice, choose_threshold
+from lungfast.studies.accounts import Trained
 from lungfast.studies.averaging import views_for
-from lungfast.studies.fitting import Executor, Fitter, Listener, Settings, Trained, in_process
+from lungfast.studies.fitting import Executor, Fitter, Listener, Settings, in_process
 from lungfast.studies.scoring import (
     Candidate,
     Predictions,

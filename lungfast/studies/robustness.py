@@ -30,12 +30,11 @@ from lungfast.studies.fitting import Listener
 from lungfast.studies.models import FinishedRun, Model
 from lungfast.studies.rescoring import identity, n_scored, rescore, tell_fewer_views
 from lungfast.studies.session import ScoreBody
-from lungfast.studies.summaries import per_image
+from lungfast.studies.summaries import LOW_PERCENTILE, per_image
 from lungfast.studies.workspace import Workspace
 
 AS_IT_IS = "as it is"
 CACHES = "perturbed"
-LOW_PERCENTILE = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)

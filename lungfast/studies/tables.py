@@ -12,7 +12,7 @@ import numpy as np
 from lungfast.frozen.prompts import PromptConfig
 from lungfast.records import DecoderConfig, ImageRecord, LossName, Split
 from lungfast.scored.scores import ThresholdChoice
-from lungfast.studies.fitting import Trained
+from lungfast.studies.accounts import Trained
 from lungfast.studies.protocol import Cell, Outcome
 from lungfast.studies.scoring import MEASURES, Scored
 
@@ -92,9 +92,8 @@ def history_block(cells: Sequence[Cell], trained: Sequence[Trained]) -> list[dic
             "lr": cell.config.lr,
             "wd": cell.config.wd,
             "seed": cell.config.seed,
-            "train_loss": [_null(value) for value in one.train_loss],
-            "val_loss": [_null(value) for value in one.val_loss],
         }
+        | one.losses()
         | improvement(one.val_loss)
         for cell, one in zip(cells, trained, strict=True)
     ]
@@ -110,10 +109,6 @@ def improvement(val_loss: Sequence[float]) -> dict[str, int | None]:
         "last_improvement": int(np.flatnonzero(losses == lowest)[0]) + 1,
         "settled": int(np.flatnonzero(losses <= (1 + SETTLED_WITHIN) * lowest)[0]) + 1,
     }
-
-
-def _null(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _blank(value: float) -> float | str:

@@ -18,14 +18,15 @@ from lungfast.errors import TrainingError
 from lungfast.records import ImageRecord, Split
 from lungfast.runs import results
 from lungfast.scored.scores import ThresholdChoice, choose_threshold
-from lungfast.studies.fitting import Listener, Settings, Trained
+from lungfast.studies.accounts import Trained
+from lungfast.studies.fitting import Listener, Settings
 from lungfast.studies.protocol import Study
 from lungfast.studies.rival import Rival
 from lungfast.studies.scoring import MEASURES, Scored
 from lungfast.studies.session import Request, run_study
 from lungfast.studies.summaries import FoldScores, curve, empty_summary, image_block, summary
 from lungfast.studies.tables import history_rows, improvement
-from lungfast.studies.unet_fitting import UnetFitter, check_pictures, null, pictures_of
+from lungfast.studies.unet_fitting import UnetFitter, check_pictures, pictures_of
 from lungfast.studies.workspace import Workspace
 from lungfast.trained.trainer import TrainConfig
 from lungfast.trained.unet import PRESETS, UnetConfig, build_unet, n_parameters
@@ -194,9 +195,8 @@ def _settings(model: UnetConfig) -> dict[str, Any]:
 
 
 def _history(model: UnetConfig, split: Split, one: Trained) -> dict[str, Any]:
-    losses = {name: [null(value) for value in getattr(one, name)] for name in ("train_loss", "val_loss")}
     start = {"decoder": one.key, "fold": split.name}
-    return start | _settings(model) | losses | improvement(one.val_loss)
+    return start | _settings(model) | one.losses() | improvement(one.val_loss)
 
 
 def _image_rows(tested: Sequence[Tested], images: Sequence[ImageRecord]) -> Iterator[dict[str, Any]]:

@@ -7,8 +7,7 @@ again.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
@@ -22,7 +21,8 @@ from lungfast.geometry import resize_image
 from lungfast.records import Bool, Int64, Split, UInt8
 from lungfast.runs import read_tensors
 from lungfast.scored.scores import scores_of, stack_scores
-from lungfast.studies.fitting import CHOSEN, Listener, Trained
+from lungfast.studies.accounts import Trained, keep
+from lungfast.studies.fitting import CHOSEN, Listener
 from lungfast.studies.pace import timed
 from lungfast.studies.protocol import Study
 from lungfast.studies.scoring import MEASURES, Scored
@@ -35,7 +35,6 @@ PICTURE_BYTES = 2
 """Of a pixel of a picture: grey and target."""
 STEP_BYTES = 56
 """Of a pixel and top channel of a batch in training; measured: 55 in fp32, 45 in bf16."""
-_LOSSES = ("train_loss", "val_loss")
 
 
 def check_pictures(workspace: Workspace, model: UnetConfig, memory_bytes: int) -> None:
@@ -114,9 +113,8 @@ class UnetFitter:
         """The account of the fold's U-Net, trained now or before."""
         path = self._study.run.decoder_path(self.key(split))
         if not path.exists():
-            fitted = self._train(split)
-            self._study.run.write_tensors(path, fitted.state, _notes(fitted))
-        return _account(self.key(split), read_tensors(path, names=())[1])
+            keep(self._study.run, self._train(split))
+        return Trained.read(path)
 
     def _train(self, split: Split) -> Fitted:
         listener, precision = self._study.listener, self.chosen["precision"]
@@ -152,19 +150,3 @@ class UnetFitter:
             study.listener.advance()
         ordered = stack_scores([found[image] for image in images.tolist()])
         return Scored(images=images, values={name: getattr(ordered, f"{name}_NQ") for name in MEASURES})
-
-
-def _notes(fitted: Fitted) -> dict[str, Any]:
-    """Of a diverged fold the last losses are no numbers: null."""
-    account = {name: getattr(fitted, name) for name in ("best_epoch", "status")}
-    return account | {name: [null(value) for value in getattr(fitted, name)] for name in _LOSSES}
-
-
-def _account(key: str, notes: Mapping[str, Any]) -> Trained:
-    losses = {name: tuple(math.nan if value is None else value for value in notes[name]) for name in _LOSSES}
-    return Trained(key=key, best_epoch=notes["best_epoch"], status=notes["status"], **losses)
-
-
-def null(value: float) -> float | None:
-    """JSON has no NaN."""
-    return value if math.isfinite(value) else None

@@ -17,7 +17,8 @@ from lungfast.runs import open_run
 from lungfast.scored.kernels import count_image, threshold_edges
 from lungfast.scored.scores import scores_of
 from lungfast.studies import fitting
-from lungfast.studies.fitting import COMPILE_FROM_STEPS, Settings, Trained, compiles
+from lungfast.studies.accounts import Trained
+from lungfast.studies.fitting import COMPILE_FROM_STEPS, Settings, compiles
 from lungfast.studies.protocol import Study
 from lungfast.studies.tables import best_of, cells_of
 from lungfast.studies.workspace import DECODER_BYTES, PROCESS_BYTES, Workspace, row_budget, stack_width

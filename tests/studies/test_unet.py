@@ -19,7 +19,7 @@ from lungfast.records import EpochEnd, Split
 from lungfast.scored.kernels import predict_mask
 from lungfast.scored.scores import scores_of
 from lungfast.studies import unet_fitting
-from lungfast.studies.fitting import Trained
+from lungfast.studies.accounts import Trained
 from lungfast.studies.rival import Rival
 from lungfast.studies.scoring import Scored
 from lungfast.studies.session import Quiet, Request
