@@ -190,7 +190,7 @@ def run(
             tables.append(table)
             targets.append(Target(f"job-{job}", seconds, at_most=None if is_look else BOUNDS[job]))
     content = {
-        "title": "Whole jobs",
+        "title": f"Whole jobs: {', '.join(jobs)}",
         "question": f"Processes from their start to their end; {read}, nano, {cpu_count()} cores; the grid "
         f"at {epochs[0]} epochs, folds at {epochs[1]} (Montgomery) and {epochs[2]} (Shenzhen), those of the "
         "best recipe at its own budget. The paper's job: generated X-rays of the official sizes, a ViT-H of "

@@ -18,7 +18,8 @@ Written by `python -m benchmarks.tables` from the JSON records of the scripts be
 script answers one question: `python -m benchmarks.bench_NAME` measures and writes `records/NAME.json`, and
 `--quick` shows in seconds that the script works. Candidates that are timed against each other ran in turn,
 warm-up rounds (compilation, page faults) are not counted, and their times are medians; whole jobs and the
-recipe's arms ran once. What was copied by hand says so.
+recipe's arms ran once. What was copied by hand says so. `recipe-N.json` are earlier tables of
+`bench_recipe.py`, kept as the recipe changed.
 """
 
 
