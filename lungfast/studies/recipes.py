@@ -163,7 +163,7 @@ BEST = TrainingRecipe(
     high_res=True,
 )
 """Decided on validation images of fold 0 and on a set not trained on (benchmarks/bench_recipe.py, an arm
-each); where its record has no row, the first value was kept."""
+each), but for two choices that the model card tells; where its record has no row, the first value stays."""
 
 
 def training_recipe(name: str) -> TrainingRecipe:

@@ -21,6 +21,13 @@ GOLDEN = [
     [-1.0289, 2.1338, 1.8463],
     [1.1656, 1.1958, 1.0504],
 ]
+GOLDEN_ROWS, GOLDEN_COLUMNS = [20, 50, 64, 90], [10, 40, 64]
+GOLDEN_LOGITS = [
+    [-13.770, -11.342, -7.859],
+    [-11.952, 7.462, -4.667],
+    [-14.649, 7.662, -8.000],
+    [-13.695, -11.594, -11.294],
+]
 
 
 def padded(brightness: float, contrast: float) -> torch.Tensor:
@@ -83,16 +90,8 @@ def test_nano_finds_the_lungs_of_a_phantom_from_two_points() -> None:
     side, grid = encoder.spec.input_size, encoder.spec.grid
     embeddings_BNC = torch.from_numpy(encoder.encode([phantom.image_HW]))
     masks = [phantom.right_HW, phantom.left_HW]
-    points = [np.argwhere(mask).mean(axis=0)[::-1] * side / 256 for mask in masks]
-    prompt, decoder = _head(encoder.head, grid, side)
-    with torch.inference_mode():
-        tokens = prompt_tokens(
-            prompt,
-            torch.tensor(np.array([[*points, np.zeros(2)]]), dtype=torch.float32),
-            torch.tensor([[1, 1, -1]]),
-        )
-        logits, _ = decode(decoder, prompt, embeddings_BNC.transpose(1, 2).unflatten(2, grid), tokens)
-        large = torch.nn.functional.interpolate(logits[:, :1], size=(256, 256), mode="bilinear")
+    logits = _logits(encoder.head, embeddings_BNC, masks, (grid, side))
+    large = torch.nn.functional.interpolate(logits[:, :1], size=(256, 256), mode="bilinear")
     found, true = large[0, 0].numpy() > 0, masks[0] | masks[1]
     assert 2 * (found & true).sum() / (found.sum() + true.sum()) > 0.9
 
@@ -102,6 +101,38 @@ def test_golden_output() -> None:
     phantom = render_phantom(MONTGOMERY, 2, (256, 256))
     features_NC = load_encoder(device=CPU).encode([phantom.image_HW])[0]
     assert features_NC[GOLDEN_TOKENS][:, GOLDEN_CHANNELS] == pytest.approx(np.array(GOLDEN), abs=2e-3)
+
+
+def test_golden_logits() -> None:
+    """What the decoder that comes with nano says of both lungs of a phantom, in four rows of three pixels."""
+    phantom = render_phantom(MONTGOMERY, 2, (256, 256))
+    encoder = load_encoder(device=CPU)
+    features_BNC = torch.from_numpy(encoder.encode([phantom.image_HW]))
+    logits = _logits(
+        encoder.head, features_BNC, [phantom.right_HW, phantom.left_HW], (encoder.spec.grid, 256)
+    )
+    found = logits[0, 0][GOLDEN_ROWS][:, GOLDEN_COLUMNS].numpy()
+    assert found == pytest.approx(np.array(GOLDEN_LOGITS), abs=2e-2)
+
+
+def _logits(
+    head: bytes,
+    embeddings_BNC: torch.Tensor,
+    masks: list[np.ndarray],
+    frame: tuple[tuple[int, int], int],
+) -> torch.Tensor:
+    """(1, masks, h, w) asked for by a point in the middle of each lung; ``frame``: grid and side."""
+    grid, side = frame
+    points = [np.argwhere(mask).mean(axis=0)[::-1] * side / 256 for mask in masks]
+    prompt, decoder = _head(head, grid, side)
+    with torch.inference_mode():
+        tokens = prompt_tokens(
+            prompt,
+            torch.tensor(np.array([[*points, np.zeros(2)]]), dtype=torch.float32),
+            torch.tensor([[1, 1, -1]]),
+        )
+        logits, _ = decode(decoder, prompt, embeddings_BNC.transpose(1, 2).unflatten(2, grid), tokens)
+    return logits
 
 
 def _head(content: bytes, grid: tuple[int, int], side: int) -> tuple[torch.nn.Module, torch.nn.Module]:
