@@ -46,6 +46,15 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """What the operating system refuses in the block is said in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(path, error) from error
+
+
 def _may_want_space(error: OSError | RuntimeError) -> bool:
     """Whether more space may help; what is no OSError does not say."""
     return getattr(error, "errno", None) in {None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -101,22 +110,16 @@ def locked(path: Path, what: str) -> Iterator[None]:
                 found=f"pid {pid}",
                 fix="wait for it to finish, or stop it",
             )
-        try:
-            file.seek(0)
-            file.truncate()
-            file.write(str(os.getpid()))
-            file.flush()
-        except OSError as error:
-            raise disk_error(path, error) from error
+        with writing(path):  # past the file's buffer, which closing would write once more
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), str(os.getpid()).encode())
         yield
 
 
 def _opened(path: Path) -> IO[str]:
-    try:
+    with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("a+")
-    except OSError as error:
-        raise disk_error(path.parent, error) from error
 
 
 def is_locked(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from typing import Any
@@ -71,6 +72,9 @@ class Lungfast(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """click's main with one-line errors: exit code 2 for usage, 1 for data, 130 for Ctrl-C."""
         kwargs["standalone_mode"] = False
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8 shows ? for what it has not
+                stream.reconfigure(errors="replace")
         try:
             code = super().main(*args, **kwargs)
         except LungfastError as error:
@@ -85,9 +89,12 @@ class Lungfast(click.Group):
             _stop(" ".join(error.format_message().split()), error.exit_code)
         except (click.Abort, KeyboardInterrupt):
             _stop(INTERRUPTED, 130)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
+        except OSError as error:
+            if error.filename is None:  # of standard output: what is still to be flushed goes nowhere
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if isinstance(error, BrokenPipeError):
+                sys.exit(1)
+            _stop(f"{error.filename or 'standard output'}: {error.strerror or error}", 1)
         sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -65,8 +65,9 @@ def command(output: Path, seed: int, *, quick: bool) -> None:
 def _draw(folder: Path, n_images: int, seed: int) -> None:
     from lungfast.commands.screen import Screen
     from lungfast.data.phantoms import write_montgomery, write_shenzhen
+    from lungfast.files import writing
 
-    with Screen() as screen:
+    with Screen() as screen, writing(folder):
         screen.phase("drawing", 2 * n_images)
         write_montgomery(folder, n_images, seed=seed, progress=screen.advance)
         write_shenzhen(folder, n_images, seed=seed, progress=screen.advance)

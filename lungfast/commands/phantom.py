@@ -34,12 +34,15 @@ def command(
     """
     from lungfast.commands.screen import Screen
     from lungfast.data.phantoms import write_montgomery, write_shenzhen
+    from lungfast.files import writing
 
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output} is no folder", fix="choose a new folder for -o")
+    if output.is_dir() and any(output.iterdir()):
         raise UsageError(f"{output} is not empty", fix="choose a new folder for -o")
     if not n_montgomery + n_shenzhen:
         raise UsageError("there is nothing to draw", found="0 X-rays", fix="give --montgomery or --shenzhen")
-    with Screen() as screen:
+    with Screen() as screen, writing(output):
         screen.phase("drawing", n_montgomery + n_shenzhen + without_mask)
         write_montgomery(output, n_montgomery, seed=seed, long_side=size, progress=screen.advance)
         write_shenzhen(

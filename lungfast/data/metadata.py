@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lungfast.errors import DataError
 
+_QUOTE = "look for a quote that nothing closes"
 COLUMNS = ("id", "label", "patient", "spacing_mm", "spacing_y_mm", "spacing_x_mm")
 
 
@@ -31,12 +32,16 @@ def read_meta(path: Path) -> dict[str, MetaRow]:
     """Id -> row. Raises DataError: unreadable file, unknown or missing column, repeated id, bad number."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            _check_columns(path, list(reader.fieldnames or ()))
+            reader = csv.DictReader(file, strict=True)
+            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+            _check_columns(path, reader.fieldnames)
             return _read_rows(path, reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
-            f"cannot read {path}", found=str(error), expected="a CSV file in UTF-8 with a header line"
+            f"cannot read {path}",
+            found=str(error),
+            expected="a CSV file in UTF-8 with a header line",
+            fix=_QUOTE if isinstance(error, csv.Error) else "",
         ) from error
 
 
@@ -45,6 +50,8 @@ def _check_columns(path: Path, columns: list[str]) -> None:
     repeated = sorted({column for column in columns if columns.count(column) > 1})
     expected = ", ".join(COLUMNS)
     if "id" not in columns:
+        if len(columns) == 1 and ";" in columns[0]:
+            raise DataError(f"{path} is separated by semicolons", fix="save it separated by commas")
         raise DataError(
             f"{path} has no column id", found=", ".join(columns) or "no header", expected=expected
         )
@@ -53,6 +60,7 @@ def _check_columns(path: Path, columns: list[str]) -> None:
             f"{path} has an unknown or repeated column",
             found=", ".join(unknown + repeated),
             expected=expected,
+            fix="leave those out",
         )
     if ("spacing_y_mm" in columns) != ("spacing_x_mm" in columns):
         raise DataError(f"{path} has only one of the columns spacing_y_mm and spacing_x_mm", fix="give both")
@@ -69,6 +77,8 @@ def _read_rows(path: Path, reader: csv.DictReader[str]) -> dict[str, MetaRow]:
         if None in line or None in line.values():
             n_columns = len(reader.fieldnames or ())
             raise DataError(f"{where} has too few or too many cells", expected=f"{n_columns} cells")
+        if broken := sorted(column for column, cell in line.items() if set(cell) & set("\n\r\0")):
+            raise DataError(f"{where}: a cell goes over several lines", found=", ".join(broken), fix=_QUOTE)
         cells = {column: cell.strip() for column, cell in line.items()}
         name = cells["id"]
         if not name or name in rows:

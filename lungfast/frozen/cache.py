@@ -12,6 +12,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -286,7 +287,13 @@ def _why_not(objects: Objects) -> CacheError:
     if fmt.is_cache(objects.get(fmt.ROOT)) or objects.held():
         if objects.held():
             return CacheError(f"{objects.url} is being written", fix="wait for embed to finish")
-        return CacheError(f"{objects.url} is incomplete: run embed again, it goes on where it stopped")
+        return CacheError(
+            f"{objects.url} is incomplete",
+            fix="give the same embed or cache import again: it goes on where it stopped",
+        )
+    if Path(objects.url).is_file():
+        made = "lungfast embed, or of an exported one: lungfast cache import"
+        return CacheError(f"{objects.url} is a file, not an embedding cache", fix=f"make one with: {made}")
     if not all(is_temporary(key) for key in objects.sizes()):
         return CacheError(f"{objects.url} is not an embedding cache", fix="make one with: lungfast embed")
     return CacheError(f"there is no embedding cache at {objects.url}", fix="make one with: lungfast embed")

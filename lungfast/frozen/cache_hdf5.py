@@ -3,7 +3,7 @@
 Comes in: a complete cache, or a file that :func:`export_hdf5` wrote. Goes out: the other. The arrays are
 plain datasets with one chunk a row and a checksum each (``features``, ``scales``, ``targets``, ``previews``,
 ``masks/R``), then ``summaries/R`` and ``blobs/NAME``; ``complete.json`` holds every string and setting.
-Both directions are whole or absent.
+A file is whole or absent; a cache that is not complete goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -47,12 +47,13 @@ def export_hdf5(
         raise CacheError(f"{path} exists", fix="choose another name, or remove it")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with h5py.File(temporary, "w", libver="v110") as file:
             _write(file, cache, progress)
         temporary.replace(path)
     except (OSError, RuntimeError) as error:  # h5py says RuntimeError where closing finds the disk full
-        cause = error if isinstance(error, OSError) else OSError(str(error))
-        raise disk_error(path, cause) from error
+        number = getattr(error, "errno", None)  # in whose words h5py tells places in memory
+        raise disk_error(path, OSError(number, os.strerror(number)) if number else error) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

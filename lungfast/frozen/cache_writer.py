@@ -112,7 +112,7 @@ class CacheWriter:
             raise CacheError(
                 f"{self._objects.url} was made with other settings",
                 found=differs,
-                fix="choose another -o, or --overwrite",
+                fix="choose another place for the cache, or embed with --overwrite",
             )
 
     def _read_marks(self) -> None:

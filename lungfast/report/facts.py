@@ -13,7 +13,7 @@ from typing import Any
 from lungfast.frozen.encoders import DecoderOrigin, decoder_origin
 from lungfast.records import EncoderSpec
 from lungfast.report.material import Content, Material
-from lungfast.report.table import MINUS, ORACLE, TIMES, listed
+from lungfast.report.table import MINUS, ORACLE, TIMES, counted, listed
 
 Row = Mapping[str, Any]
 STUDIES = ("cv", "train", "grid", "thresholds", "baseline", "unet", "jitter", "quality")
@@ -160,9 +160,9 @@ def folds_sentence(content: Content) -> str:
     n_folds = len(rows[0]["f1"]["folds"]) if rows else 0
     seeds = max((len(row.get("seeds") or [0]) for row in rows), default=1)
     train = content.get("provenance", {}).get("settings", {}).get("train", {})
-    parts = [f"{n_folds} fold{'s' * (n_folds != 1)}", f"{seeds} seed{'s' * (seeds != 1)} a fold"]
+    parts = [counted(n_folds, "fold"), f"{counted(seeds, 'seed')} a fold"]
     if train.get("epochs") and content.get("study") in {"cv", "train", "thresholds", "grid"}:
-        parts.append(f"{train['epochs']} epochs")
+        parts.append(counted(train["epochs"], "epoch"))
     return ", ".join(parts)
 
 

@@ -37,7 +37,9 @@ def _measured(material: Material) -> str:
         told.append(f"encoder {encoder.label}" if encoder else "")
         content = material.study(name, "cv")
         told.append(facts.folds_sentence(content) if content and finished(content) else "")
-        parts.append(f"{title(name)} ({'; '.join(text for text in told if text)})")
+        about = "; ".join(text for text in told if text)
+        parts.append(f"{title(name)} ({about})" if about else "")
+    parts = [part for part in parts if part]
     if material.transfer is not None:
         trained = dict.fromkeys(title(row["train"]) for row in material.transfer["rows"])
         parts.append(f"transfer between {listed(list(trained))}")
@@ -47,21 +49,33 @@ def _measured(material: Material) -> str:
 def _best(material: Material) -> str:
     parts = []
     for name in material.sets:
-        row = facts.best_row(material.study(name, "cv")) or facts.best_row(material.study(name, "baseline"))
+        rows = (facts.best_row(material.study(name, study)) for study in ("cv", "baseline", "unet"))
+        row = next((row for row in rows if row), None)
         if row is None:
             continue
         f1 = row["f1"]
-        drawn = "generated " if material.is_generated(name) else ""
-        told = f"{drawn}{title(name)} {mean_std(f1['mean'], f1['std'])} from {label(row)}"
+        told = f"{_told(material, name)} {mean_std(f1['mean'], f1['std'])} from {label(row)}"
         theirs = paper.figure("V", name, prompt="points")
         if theirs and not material.is_generated(name):
             told += f" (paper, points: {mean_std(theirs.mean, theirs.std)})"
         parts.append(told)
+    if not parts:
+        parts = [
+            f"{_told(material, row['test'])} {mean_std(row['f1']['mean'], row['f1']['std'])} from {row['of']}"
+            for row in facts.leading(finished(material.transfer))
+            if row["train"] == row["test"]
+        ]
     return (
         f"Highest test F1 among prompts without the ground truth: {listed(parts)}."
         if parts
         else "No F1 was measured over folds."
     )
+
+
+def _told(material: Material, name: str) -> str:
+    """A set, and once that it is generated."""
+    drawn = material.is_generated(name) and not title(name).startswith("generated")
+    return f"generated {title(name)}" if drawn else title(name)
 
 
 def _against(material: Material) -> str:

@@ -154,6 +154,11 @@ def p_text(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def counted(n: int, thing: str) -> str:
+    """1 fold, 5 folds."""
+    return f"{n} {thing}{'s' * (n != 1)}"
+
+
 def listed(items: Sequence[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)

@@ -179,7 +179,7 @@ def _side(name: str, f1: Sequence[float], row: Content) -> Side:
 
 def _set_name(content: Content) -> str:
     """The sets whose images were used, or the cache's name."""
-    sources = set((content.get("images") or {}).get("source") or ())
+    sources = _sources(content)
     url = str(content["provenance"]["cache"]["url"])
     return sources.pop() if len(sources) == 1 else Path(url).name.removesuffix(".zarr")
 
@@ -188,10 +188,16 @@ def _generated(sets: Mapping[str, Mapping[str, Content]]) -> frozenset[str]:
     """Sets all of whose images were drawn."""
     drawn = set()
     for name, studies in sets.items():
-        blocks = [studies[study].get("images") for study in ("cv", "baseline", "unet") if study in studies]
-        if any(blocks) and all(_is_drawn(block) for block in blocks if block):
+        sources = set[str]().union(*map(_sources, studies.values()))
+        if sources and all(source.startswith(GENERATED) for source in sources):
             drawn.add(name)
     return frozenset(drawn)
+
+
+def _sources(content: Content) -> set[str]:
+    """The sets that a study's images are of; none where its results do not say."""
+    images = (content.get("images") or {}).get("source") or ()
+    return set(images) | set((content["provenance"].get("cache") or {}).get("sources") or ())
 
 
 def _is_drawn(block: Content) -> bool:

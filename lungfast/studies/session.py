@@ -144,11 +144,12 @@ def made_with(request: Request, workspace: Workspace) -> dict[str, Any]:
 
 
 def cache_facts(workspace: Workspace) -> dict[str, Any]:
-    """Which cache, of which encoder, with how many images."""
+    """Which cache, of which encoder, with how many images, and of which sets."""
     cache = workspace.cache
     return {
         "url": cache.url,
         "encoder": asdict(cache.spec),
         "fingerprint": asdict(cache.fingerprint),
         "images": len(cache.images),
+        "sources": sorted({record.source for record in cache.images}),
     }

@@ -54,7 +54,7 @@ def test_the_same_command_again_has_nothing_to_do_and_another_number_is_refused(
     again = done("embed", "montgomery", phantoms, "-o", viewed, "--views", 3, "--high-res")
     assert "0 images embedded, 15 were there already" in again.output
     line = refuse(1, "embed", "montgomery", phantoms, "-o", viewed, "--recipe", "best")
-    assert f"found views 3 against {BEST.views} -> choose another -o, or --overwrite" in line
+    assert f"found views 3 against {BEST.views} -> choose another place for the cache" in line
     assert "views 3 against 1" in refuse(1, "embed", "montgomery", phantoms, "-o", viewed)
     line = refuse(1, "embed", "montgomery", phantoms, "-o", viewed, "--views", 3)
     assert "found high-resolution features (--high-res) against none (--no-high-res) -> choose" in line

@@ -173,7 +173,7 @@ def test_a_reader_tells_being_written_from_incomplete(tmp_path: Path) -> None:
         writer.add(0, sample(0), features(0))
         with pytest.raises(CacheError, match="is being written"):
             EmbeddingCache.open(url)
-    with pytest.raises(CacheError, match="is incomplete: run embed again"):
+    with pytest.raises(CacheError, match="is incomplete -> give the same embed"):
         EmbeddingCache.open(url)
 
 

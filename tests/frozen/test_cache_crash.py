@@ -169,7 +169,7 @@ def test_a_killed_process_frees_the_lock_and_leaves_a_cache_to_resume(
     finally:
         child.send_signal(signal.SIGKILL)
         child.communicate()
-    with pytest.raises(CacheError, match="is incomplete: run embed again"):
+    with pytest.raises(CacheError, match="is incomplete -> give the same embed"):
         EmbeddingCache.open(url)
     with opened(url) as writer:
         assert writer.done == {sample(0).id}

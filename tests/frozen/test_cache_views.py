@@ -107,7 +107,7 @@ def test_there_and_back_through_hdf5(cache: EmbeddingCache, tmp_path: Path) -> N
 def test_another_number_or_kind_of_views_is_one_line(
     change: dict[str, object], named: str, cache: EmbeddingCache
 ) -> None:
-    other = pytest.raises(CacheError, match=f"made with other settings; found {named} -> choose another -o")
+    other = pytest.raises(CacheError, match=f"made with other settings; found {named} -> choose another")
     fingerprint = replace(VIEWED, **change)  # type: ignore[arg-type]
     with other, CacheWriter.open(cache.url, spec=SPEC, fingerprint=fingerprint, n_images=4):
         raise AssertionError("accepted")

@@ -59,7 +59,7 @@ def test_other_settings_are_refused_by_name(
             writer.finish()
     before = tree(url)
     arguments = {"spec": SPEC, "fingerprint": FINGERPRINT, "n_images": 3} | change
-    other = pytest.raises(CacheError, match=f"made with other settings; found {named}.*choose another -o")
+    other = pytest.raises(CacheError, match=f"made with other settings; found {named}.*choose another place")
     with other, CacheWriter.open(url, **arguments):
         raise AssertionError("accepted")
     assert tree(url) == before
