@@ -63,6 +63,18 @@ def test_a_second_holder_learns_the_first_ones_pid(tmp_path: Path) -> None:
         pass
 
 
+def test_a_full_disk_refuses_the_lock_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A buffer that closing flushes once more would raise anew, past the line."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    refused = pytest.raises(LungfastError, match=r"cannot write .*lock; found No space left on device")
+    with refused, locked(tmp_path / "lock", "the run"):
+        pass
+
+
 def test_who_only_asks_is_in_nobodys_way(tmp_path: Path) -> None:
     path = tmp_path / ".lock"
     with path.open("a+") as asking:

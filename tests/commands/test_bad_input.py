@@ -62,8 +62,17 @@ def test_more_folds_than_patients(nano_cache: str, tmp_path: Path) -> None:
     assert "15" in line
 
 
+def test_x_rays_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for args in (("phantom", "--montgomery", 1, "--shenzhen", 0, "--size", 64), ("demo", "--quick")):
+        assert "cannot write" in refuse(1, *args, "-o", tmp_path / "file" / "out").splitlines()[-1]
+    assert "is no folder" in refuse(2, "phantom", "-o", tmp_path / "file")
+
+
 def test_a_cache_that_is_not_there_or_not_one(tmp_path: Path) -> None:
     assert "nowhere.zarr" in refuse(1, "grid", tmp_path / "nowhere.zarr", "-o", tmp_path / "run")
+    (tmp_path / "m.h5").write_bytes(b"")
+    assert "lungfast cache import" in refuse(1, "cv", tmp_path / "m.h5", "-o", tmp_path / "run")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.tex").write_text("x")
     refuse(1, "cv", tmp_path / "folder", "-o", tmp_path / "run")
@@ -191,7 +200,7 @@ def test_an_incomplete_cache_says_what_to_do(nano_cache: str, tmp_path: Path) ->
     copy = tmp_path / "copy.zarr"
     shutil.copytree(nano_cache, copy)
     (copy / "complete.json").unlink()
-    assert "embed again" in refuse(1, "grid", copy, "-o", tmp_path / "run")
+    assert "embed or cache import again" in refuse(1, "grid", copy, "-o", tmp_path / "run")
 
 
 def test_a_cache_of_the_random_nano_says_what_to_do(nano_cache: str, tmp_path: Path) -> None:

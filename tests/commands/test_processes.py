@@ -33,6 +33,23 @@ def test_the_launcher_speaks_and_stays_out_of_the_way() -> None:
 
 
 @pytest.mark.process
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_output_that_nobody_can_take_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        found = subprocess.run([*CLI, "--help"], check=False, stdout=full, stderr=-1, text=True, cwd=ROOT)
+    assert found.returncode == 1
+    assert found.stderr == "lungfast: standard output: No space left on device\n"
+
+
+@pytest.mark.process
+def test_a_terminal_without_utf8_is_spoken_to() -> None:
+    latin = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    found = subprocess.run([*CLI, "--help"], check=False, capture_output=True, env=latin, cwd=ROOT)
+    assert found.returncode == 0, found.stderr
+    assert b"?" in found.stdout
+
+
+@pytest.mark.process
 def test_a_killed_run_goes_on_to_the_same_bytes(nano_cache: str, tmp_path: Path) -> None:
     """One decoder at a time (a small --memory): the kill falls between the first and the last of them."""
     args = ["grid", nano_cache, "--lr", "1e-4,1e-3,1e-2", "--wd", "0", "--epochs", "2", "--folds", "3",

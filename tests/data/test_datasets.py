@@ -316,6 +316,10 @@ def test_meta_gives_label_patient_and_spacing(two_pairs: Path) -> None:
     assert listing.notes == ()
 
 
+def test_blanks_around_the_names_of_columns_are_no_part_of_them(two_pairs: Path) -> None:
+    assert with_meta(two_pairs, "id, label\na,x\nb,y\n").notes == ()
+
+
 def test_meta_with_two_spacings_and_missing_lines(two_pairs: Path) -> None:
     listing = with_meta(two_pairs, "id,spacing_x_mm,spacing_y_mm\na,0.1,0.2\n")
     assert listing.refs[0].load().spacing_mm == (0.2, 0.1)
@@ -334,6 +338,11 @@ def test_meta_with_two_spacings_and_missing_lines(two_pairs: Path) -> None:
         ("id,label\nzz,x\n", "names images that are not there; found zz"),
         ("id,label\na,x\na,y\n", "line 3: id is repeated; found 'a'"),
         ("id,label\n,x\n", "line 2: id is empty"),
+        ('id,patient\na,"p0\nb,p0\n', "unexpected end of data"),
+        ('id,patient\na,"p0\nb",p0\n', "too few or too many cells"),
+        ('id,patient\na,"p0\n"\n', "a cell goes over several lines; found patient -> look for a quote"),
+        ("id,patient\na,p\0\n", "found patient"),
+        ("id;label\na;x\n", "separated by semicolons -> save it separated by commas"),
         ("id,label\na,x,y\n", "line 2 has too few or too many cells"),
         ("id,label\na\n", "line 2 has too few or too many cells"),
         ("id,spacing_mm\na,wide\n", "line 2: spacing_mm is not a length; found 'wide'"),

@@ -89,8 +89,20 @@ def test_an_export_that_fails_leaves_nothing(
     with pytest.raises(LungfastError, match=r"cannot write .*a\.h5; found No space left on device"):
         export_hdf5(cache, tmp_path / "a.h5")
     assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
+    (tmp_path / "file").write_text("")
     with pytest.raises(LungfastError, match="cannot write"):
-        export_hdf5(cache, tmp_path / "no folder" / "a.h5")
+        export_hdf5(cache, tmp_path / "file" / "a.h5")
+
+
+def test_h5pys_own_words_are_not_passed_on(
+    cache: EmbeddingCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "Can't write data (file write failed: buf = 0x56348c62c6f8)")
+
+    monkeypatch.setattr(h5py.Group, "create_dataset", full)
+    with pytest.raises(LungfastError, match="found No space left on device"):
+        export_hdf5(cache, tmp_path / "new" / "a.h5")
 
 
 def test_a_damaged_cache_is_not_exported(cache: EmbeddingCache, tmp_path: Path) -> None:

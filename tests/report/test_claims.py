@@ -166,3 +166,17 @@ def test_five_lines() -> None:
         assert all(line.endswith(".") and "\n" not in line for line in lines)
     assert "nano is not SAM" in summary(material(generated=False), [])[-1]
     assert "generated" in summary(material(), [])[-1]
+
+
+def test_the_best_figure_of_a_run_alone() -> None:
+    """A U-Net's, and those at home of a transfer, where nothing else was run."""
+    made = material()
+    (name, *_), row = made.sets, {"key": "U-Net", "f1": {"mean": 0.91, "std": 0.01, "folds": [0.9, 0.92]}}
+    unet = replace(made, sets={name: {"unet": {"rows": [row]}}}, transfer=None)
+    assert "0.910 ± 0.010 from U-Net" in summary(unet, [])[1]
+    moved = replace(made, sets={name: {} for name in made.sets})
+    lines = summary(moved, [])
+    assert "()" not in lines[0]
+    assert "0.9" in lines[1]
+    drawn = replace(unet, sets={"generated montgomery": unet.sets[name]}, generated=frozenset())
+    assert "generated generated" not in summary(replace(drawn, generated=frozenset(drawn.sets)), [])[1]
