@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +87,11 @@ def command() -> None:
     """
 
 
-@command.command("montgomery", epilog="Example: lungfast embed montgomery NLM-MontgomeryCXRSet -o m.zarr")
+@command.command(
+    "montgomery",
+    short_help="The Montgomery County set.",
+    epilog="Example: lungfast embed montgomery NLM-MontgomeryCXRSet -o m.zarr",
+)
 @click.argument("directory", type=folder)
 @embed_options
 def montgomery(directory: Path, **options: Any) -> None:
@@ -98,7 +102,9 @@ def montgomery(directory: Path, **options: Any) -> None:
 
 
 @command.command(
-    "shenzhen", epilog="Example: lungfast embed shenzhen ChinaSet_AllFiles --masks shcxr-lung-mask -o s.zarr"
+    "shenzhen",
+    short_help="The Shenzhen set.",
+    epilog="Example: lungfast embed shenzhen ChinaSet_AllFiles --masks shcxr-lung-mask -o s.zarr",
 )
 @click.argument("directory", type=folder)
 @click.option(
@@ -112,7 +118,11 @@ def shenzhen(directory: Path, masks: Path | None, **options: Any) -> None:
     run_embed(lambda: list_shenzhen(directory, masks), options)
 
 
-@command.command("kaggle", epilog="Example: lungfast embed kaggle chest-xray-masks-and-labels -o both.zarr")
+@command.command(
+    "kaggle",
+    short_help="Kaggle's merged copy of both sets.",
+    epilog="Example: lungfast embed kaggle chest-xray-masks-and-labels -o both.zarr",
+)
 @click.argument("directory", type=folder)
 @embed_options
 def kaggle(directory: Path, **options: Any) -> None:
@@ -123,7 +133,9 @@ def kaggle(directory: Path, **options: Any) -> None:
 
 
 @command.command(
-    "pairs", epilog="Example: lungfast embed pairs images --masks masks -o mine.zarr --meta patients.csv"
+    "pairs",
+    short_help="Any folder of images and masks.",
+    epilog="Example: lungfast embed pairs images --masks masks -o mine.zarr --meta patients.csv",
 )
 @click.argument("images", type=folder)
 @click.option(
@@ -213,11 +225,17 @@ def announce(encoder: Encoder, listing: Listing, screen: Screen) -> None:
 def tell_negatives(report: EmbedReport, screen: Screen) -> None:
     """Which films should be turned round."""
     if n := len(report.negatives):
-        shown = ", ".join(report.negatives[:SHOWN]) + (f" and {n - SHOWN} more" if n > SHOWN else "")
         screen.note(
             f"{n} image{'s look like negatives' if n > 1 else ' looks like a negative'}, with lungs brighter "
-            f"than what surrounds them: {shown}; decoders do better on films that are turned round"
+            f"than what surrounds them: {some(report.negatives)}; decoders do better on films "
+            "that are turned round"
         )
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def tell_left_out(report: EmbedReport, url: str, screen: Screen) -> None:
@@ -230,8 +248,8 @@ def tell_left_out(report: EmbedReport, url: str, screen: Screen) -> None:
             screen.note(f"  {line}")
     if report.left_out:
         screen.note(
-            f"{report.left_out} images of the dataset are not in {url}: they were unreadable or dropped when "
-            "it was made; --overwrite embeds again"
+            f"{len(report.left_out)} images of the dataset are not in {url}: {some(report.left_out)}; they "
+            "were unreadable or dropped when it was made; --overwrite embeds again"
         )
 
 

@@ -262,7 +262,7 @@ prompt_options = compose(
     click.option(
         "--points",
         "points_per_lung",
-        type=click.IntRange(1),
+        type=click.IntRange(1, 64),
         default=1,
         show_default=True,
         help="Points a lung.",
@@ -283,7 +283,7 @@ prompt_options = compose(
     ),
     click.option(
         "--negative-points",
-        type=click.IntRange(0),
+        type=click.IntRange(0, 64),
         default=0,
         show_default=True,
         help="Points that say: not here (between and around the lungs).",

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from lungfast.commands import options as opt
+from lungfast.errors import UsageError
 
 path = click.Path(path_type=Path)
 
@@ -33,6 +34,7 @@ path = click.Path(path_type=Path)
     show_default=True,
     help="Test images to spoil in every way (0: none).",
 )
+@click.option("--overwrite", is_flag=True, help="Replace a calibration of RUN.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
 @opt.memory
 def command(run: Path, cache: str, others: tuple[str, ...], checkpoint: Path | None, **options: Any) -> None:
@@ -44,13 +46,16 @@ def command(run: Path, cache: str, others: tuple[str, ...], checkpoint: Path | N
     """
     from lungfast.commands.screen import Screen, plain_or_terminal
     from lungfast.compute import parse_memory, resolve_device
-    from lungfast.studies.judged import QUALITY
+    from lungfast.studies.judged import QUALITY, calibrated_for
     from lungfast.studies.models import FinishedRun
     from lungfast.studies.quality import QualityConfig, calibrate
     from lungfast.studies.workspace import Workspace
 
     device = resolve_device(options["device"])
     finished = FinishedRun.open(run)
+    if not options["overwrite"] and (known := calibrated_for(finished)) is not None:
+        found = f"{QUALITY} of prompt {known}"
+        raise UsageError(f"{run} is calibrated already", found=found, fix="give --overwrite to replace that")
     workspace = Workspace(cache, device=device)
     with Screen() as screen:
         content = calibrate(

@@ -78,12 +78,14 @@ def tell_recipe(options: Mapping[str, Any], listener: Listener) -> None:
     """What the recipe came to, and what it lacks."""
     if not options.get("recipe_text"):
         return
+    from lungfast.report.table import counted
     from lungfast.studies.recipes import training_recipe
 
     recipe = training_recipe(options["recipe"])
     at_test = f", averaged over {n}" if (n := options["test_views"]) > 1 else ""
     listener.note(
-        f"recipe {options['recipe_text']}: {options['epochs']} epochs, {options['views']} views{at_test}"
+        f"recipe {options['recipe_text']}: {counted(options['epochs'], 'epoch')}, "
+        f"{counted(options['views'], 'view')}{at_test}"
     )
     for name, what in (("views", "that the recipe trains on"), ("test_views", "that it averages over")):
         if options[name] < getattr(recipe, name) and not was_given(name):

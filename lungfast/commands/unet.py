@@ -129,10 +129,12 @@ def model_from(options: Mapping[str, Any]) -> UnetConfig:
 
 def lines_of(content: Mapping[str, Any]) -> list[str]:
     """The network, and each paired difference, in a line."""
+    from lungfast.report.table import counted
+
     model = content["rows"][0]["model"]
     lines = [
         f"{model['name']}: {model['size']} px, {model['parameters']:,} parameters, "
-        f"{model['epochs']} epochs, lr {model['lr']:g}, batch {model['batch_size']}"
+        f"{counted(model['epochs'], 'epoch')}, lr {model['lr']:g}, batch {model['batch_size']}"
     ]
     for one in content["comparisons"]:
         interval = "" if one["ci95"] is None else f" [95 % {one['ci95'][0]:+.4f} to {one['ci95'][1]:+.4f}]"

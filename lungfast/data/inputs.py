@@ -48,12 +48,17 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
             yield from (
                 entry
                 for entry in entries
-                if entry.suffix.lower() in EXTENSIONS and not entry.name.startswith(".") and entry.is_file()
+                if entry.suffix.lower() in EXTENSIONS and not entry.name.startswith(".") and _is_film(entry)
             )
         elif path.exists():
             yield path
         else:
             raise DataError(f"there is no image {path}", fix="check the path")
+
+
+def _is_film(path: Path) -> bool:
+    """A file, or a link to one that is gone, which cannot be read and is told so."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _names(files: Sequence[Path]) -> Iterator[str]:

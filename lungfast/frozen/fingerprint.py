@@ -74,6 +74,8 @@ class Fingerprint:
         for field in fields(self):
             mine, theirs = getattr(self, field.name), getattr(other, field.name)
             if mine != theirs and not (field.name == "data_sha256" and None in {mine, theirs}):
+                if field.name == "dataset_listing":  # two hashes
+                    return "other images, masks or patients than it was made from"
                 return f"{field.name} {mine!r} against {theirs!r}"
         return ""
 

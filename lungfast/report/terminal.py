@@ -226,7 +226,8 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     )
     for name in columns:
         text = name in {"", "prompt", "fold", "loss", "status"}
-        table.add_column(name, justify="left" if text else "right", no_wrap=True)
+        # where a terminal is too narrow a cell goes over two lines: nothing of a figure is cut off
+        table.add_column(name, justify="left" if text else "right", overflow="fold")
     return table
 
 

@@ -58,7 +58,7 @@ class EmbedReport:
     embedded: int = 0
     already: int = 0
     duplicates: int = 0
-    left_out: int = 0
+    left_out: list[str] = field(default_factory=list)
     """Images of the listing that a cache completed earlier does not hold."""
     skipped: list[str] = field(default_factory=list)
     """One line per unreadable image."""
@@ -106,7 +106,7 @@ def embed(listing: Listing, encoder: Encoder, config: EmbedConfig, listener: Emb
         report.already = len(listing.refs) - len(todo)
         listener.advance(report.already)
         if writer.complete:
-            report.left_out = len(todo)
+            report.left_out = [name for name, _ in todo]
             return report
         writer.put_blob("head.safetensors", encoder.head)
         seen = set(writer.content_hashes)

@@ -69,6 +69,16 @@ def reasons_to_look(
     return [reason for reason, holds in rules.items() if holds]
 
 
+def calibrated_for(run: FinishedRun) -> str | None:
+    """The prompt that the flag of this very run was calibrated with; None where it was not."""
+    where = run.path / QUALITY
+    if not where.exists():
+        return None
+    with taking_apart(where):
+        measured = read_json(where)
+        return str(measured["prompt"]) if measured["run_sha256"] == file_sha256(run.path / ANSWER) else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Judge:
     """Thresholds of the members and of their mean; ``cut`` is None where quality was not calibrated."""

@@ -244,7 +244,7 @@ def test_another_dataset_does_not_pass_for_a_complete_cache(pairs: tuple[Path, P
     for folder in (images, masks):
         for path in folder.iterdir():
             path.rename(path.with_name("q" + path.name))
-    assert "dataset_listing" in refuse(1, *args)
+    assert "other images, masks or patients" in refuse(1, *args)
 
 
 def test_export_of_what_is_no_run(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_patients_given_later_are_another_dataset(pairs: tuple[Path, Path], tmp_
     assert call(*args).exit_code == 0
     meta = tmp_path / "meta.csv"
     meta.write_text("id,patient\n" + "".join(f"p{i},{i // 2}\n" for i in range(6)))
-    assert "dataset_listing" in refuse(1, *args, "--meta", meta)
+    assert "other images, masks or patients" in refuse(1, *args, "--meta", meta)
     assert call(*args, "--meta", meta, "--overwrite").exit_code == 0
 
 

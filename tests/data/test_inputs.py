@@ -46,3 +46,9 @@ def test_nothing_to_find(folder: Path) -> None:
         find_images([folder / "empty"])
     with pytest.raises(DataError, match=r"no image .*gone\.png"):
         find_images([folder / "gone.png"])
+
+
+def test_a_link_to_nothing_is_an_image_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "folder.png").mkdir()
+    assert [one.name for one in find_images([tmp_path])] == ["gone"]

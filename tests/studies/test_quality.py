@@ -208,3 +208,21 @@ def test_images_of_the_run_are_not_met_elsewhere(
 def test_another_cache_is_refused(trained_run: Path, other_cache: str) -> None:
     with pytest.raises(RunError, match="was not trained on"):
         measured(trained_run, other_cache, QualityConfig(perturbed=0))
+
+
+@pytest.mark.usefixtures("low_bar")
+def test_a_calibration_is_not_replaced_unasked(trained_run: Path, nano_cache: str, tmp_path: Path) -> None:
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    (run / "quality.json").unlink(missing_ok=True)
+    asked = ["quality", str(run), nano_cache, "--perturbed", "0"]
+    first = CliRunner().invoke(main, asked)
+    assert first.exit_code == 0, first.output
+    known = (run / "quality.json").read_bytes()
+    again = CliRunner().invoke(main, [*asked, "--prompt", "box"])
+    assert again.exit_code == 2
+    assert "is calibrated already; found quality.json of prompt points -> give --overwrite" in again.stderr
+    assert (run / "quality.json").read_bytes() == known
+    assert CliRunner().invoke(main, [*asked, "--prompt", "box", "--overwrite"]).exit_code == 0
+    assert json.loads((run / "quality.json").read_bytes())["prompt"] == "box"
+    (run / "results.json").write_text((run / "results.json").read_text() + "\n")  # another run's by now
+    assert CliRunner().invoke(main, asked).exit_code == 0
