@@ -219,6 +219,8 @@ def _explain(error: Exception, path: Path) -> tuple[str, str]:
             return f"{path} holds code or objects besides tensors", f"{name}, which was not executed"
         return f"{path} is damaged or is not a PyTorch file", "neither an archive nor a pickle"
     first = str(error).strip().splitlines()[:1] or [type(error).__name__]
+    if isinstance(error, LookupError):  # bytes of another kind of file, read as a pickle's
+        first = ["neither an archive nor a pickle"]
     return f"{path} is damaged or is not a PyTorch file", first[0][:120]
 
 

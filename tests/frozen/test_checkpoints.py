@@ -110,6 +110,8 @@ def test_text_and_folder_and_absent(tmp_path: Path) -> None:
     path = tmp_path / "page.pth"
     path.write_text("<html>404 not found</html>\n" * 50)
     assert "damaged or is not a PyTorch file" in fails(path)
+    path.write_bytes(b"\x65" * 40)
+    assert "found neither an archive nor a pickle" in fails(path)
     assert "a folder" in fails(tmp_path)
     assert "no such file" in fails(tmp_path / "absent.pth")
 

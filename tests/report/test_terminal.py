@@ -12,8 +12,8 @@ from lungfast.report.terminal import BEST, ORACLE, cv_table, fold_table, grid_ta
 from tests.report.material import material
 
 
-def shown(table: Table) -> str:
-    console = Console(file=io.StringIO(), width=80)
+def shown(table: Table, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width)
     console.print(table)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -42,6 +42,20 @@ def test_a_diverged_row_has_dashes() -> None:
     text = shown(grid_table({"rows": rows, "best": rows[0] | {"test": test}}))
     (line,) = [line for line in text.splitlines() if "diverged" in line]
     assert line.split()[2:5] == ["-", "-", "-"]
+
+
+def test_a_narrow_terminal_cuts_nothing_off() -> None:
+    text = shown(cv_table({"rows": [cv_row("points", 0.96), cv_row("both-auto", 0.95)]}), 44)
+    assert "…" not in text
+    for digits, times in (("0.9600", 4), ("0.9500", 4), ("0.0123", 4)):
+        assert text.count(digits) >= times
+    assert "".join(text.split()).count("0.9700]") == 1
+
+
+def test_a_caption_is_as_wide_as_the_terminal() -> None:
+    text = shown(cv_table({"rows": [cv_row("points", 0.96)]}), 200)
+    (line,) = [line for line in text.splitlines() if line.startswith("points: F1")]
+    assert "n = 566" in line
 
 
 def cv_row(prompt: str, mean: float, *, oracle: bool = False) -> dict[str, Any]:
