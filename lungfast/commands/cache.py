@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -25,7 +27,17 @@ def info(cache: str, *, as_json: bool) -> None:
         click.echo(dump_json(content), nl=False)
         return
     for name, value in content.items():
-        click.echo(f"{name:>16}  {value}")
+        if text := _shown(value):
+            click.echo(f"{name:>16}  {text}")
+
+
+def _shown(value: Any) -> str:
+    """Lists and counts in words; nothing where there is nothing to say."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {n:,}" for name, n in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 @command.command("export", epilog="Example: lungfast cache export m.zarr m.h5")

@@ -5,13 +5,19 @@ Comes in: candidates with their thresholds. Goes out: the ``surface`` and ``clea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from lungfast.records import ImageRecord
 from lungfast.studies.comparisons import as_family
-from lungfast.studies.masks import MaskMeasures, cleaned_summary, measure_masks, surface_summary
+from lungfast.studies.masks import (
+    MaskMeasures,
+    SurfaceDistances,
+    cleaned_summary,
+    measure_masks,
+    surface_summary,
+)
 from lungfast.studies.protocol import Study
 from lungfast.studies.scoring import Candidate, joined, predictions
 from lungfast.studies.summaries import FoldScores, per_image
@@ -41,7 +47,7 @@ def measure_extras(
 ) -> Measures:
     """Measures of the images of every group of candidates at its threshold, under its first one's key.
 
-    Empty where nothing is asked for.
+    Empty where nothing is asked for; else the run has them in masks.csv, too.
     """
     heads = [candidates[group[0]] for group in groups]
     found: dict[str, dict[int, MaskMeasures]] = {one.key: {} for one in heads}
@@ -54,7 +60,25 @@ def measure_extras(
     ):
         found[heads[k].key][image] = measures
         study.listener.advance()
+    study.run.write_rows("masks.csv", list(_lines(found, study.workspace.cache.images, extras)))
     return found
+
+
+def _lines(found: Measures, records: Sequence[ImageRecord], extras: Extras) -> Iterator[dict[str, Any]]:
+    """Decoder by decoder, image by image; what is undefined is empty."""
+    for key, measures in found.items():
+        for image, one in sorted(measures.items()):
+            line: dict[str, Any] = {"decoder": key, "image": records[image].id}
+            if extras.surface:
+                distances = asdict(one.surface or SurfaceDistances())
+                line |= {name: _blank(value) for name, value in distances.items()}
+            if extras.clean:
+                line["cleaned_f1"] = _blank(one.cleaned_f1)
+            yield line
+
+
+def _blank(value: float | None) -> float | str:
+    return "" if value is None else value
 
 
 def as_one_family(rows: Sequence[dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -74,6 +75,14 @@ def test_cv_compares_losses_over_seeds(cv_run: Path) -> None:
         assert len(row["curve"]["val_f1"]) == len(row["curve"]["thresholds"]) == 91
         assert set(row["cleaned"]) == {"name", "f1", "f1_image", "difference"}
         assert row["surface"]["hd95_px"] is None or row["surface"]["hd95_px"]["mean"] > 0
+    with (cv_run / "masks.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    for row in content["rows"]:
+        decoders = {one["decoder"] for one in row["per_fold"]}
+        cleaned = [float(line["cleaned_f1"]) for line in lines if line["decoder"] in decoders]
+        assert len(cleaned) == 15 * 2
+        assert np.mean(cleaned) == pytest.approx(row["cleaned"]["f1_image"]["mean"])
+    assert list(lines[0])[2:] == ["hd95_px", "assd_px", "hd95_mm", "assd_mm", "cleaned_f1"]
     families = [one["family"] for one in content["comparisons"]]
     assert families.count("losses") == 2
     assert families.count("prompts") == 2
