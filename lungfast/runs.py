@@ -10,6 +10,7 @@
       checkpoints/      only while training       logits-*.h5    with --save-logits
       chosen.json       precision, compilation, stack width: fixed before the first step
       pace.json         seconds a step and memory of every training
+      masks.csv         with --surface or --clean: one line per test image and decoder
 
 Every file is written atomically. A lock with the holder's pid keeps a second writer out.
 """

@@ -18,6 +18,7 @@ from lungfast.studies.cv import CvConfig, cross_validate
 from lungfast.studies.fitting import Listener, Settings
 from lungfast.studies.grid import GridConfig, grid
 from lungfast.studies.jitter import PIXELS, JitterConfig, box_jitter
+from lungfast.studies.judged import require_uncalibrated
 from lungfast.studies.meeting import Site
 from lungfast.studies.models import FinishedRun
 from lungfast.studies.quality import QualityConfig, calibrate
@@ -200,15 +201,23 @@ class Lab:
         return self._scored("transfer", config, body, _where(output, resume=resume, overwrite=overwrite))
 
     def quality(
-        self, run: str | Path, *, others: Mapping[str, Lab] | None = None, **config: Any
+        self,
+        run: str | Path,
+        *,
+        others: Mapping[str, Lab] | None = None,
+        overwrite: bool = False,
+        **config: Any,
     ) -> dict[str, Any]:
         """Where ``predict`` flags a mask of this run, and how well: written into the run as quality.json.
 
         ``config`` are QualityConfig's fields: ``key``, ``perturbed`` (test images to spoil; 0 for none).
         $LUNGFAST_WEIGHTS names the checkpoint for those.
         """
+        finished = FinishedRun.open(Path(run))
+        if not overwrite:
+            require_uncalibrated(finished)
         return calibrate(
-            FinishedRun.open(Path(run)),
+            finished,
             self.workspace,
             QualityConfig(**config),
             others={name: lab.workspace for name, lab in (others or {}).items()},

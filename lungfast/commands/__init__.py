@@ -6,12 +6,15 @@ import importlib
 import io
 import os
 import sys
+import traceback
+from contextlib import suppress
 from typing import Any
 
 import click
 
 from lungfast import __version__
 from lungfast.errors import LungfastError
+from lungfast.files import NAMES
 
 COMMANDS = {
     "embed": "Encode a dataset once with the frozen image encoder, into a cache.",
@@ -72,9 +75,9 @@ class Lungfast(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """click's main with one-line errors: exit code 2 for usage, 1 for data, 130 for Ctrl-C."""
         kwargs["standalone_mode"] = False
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8 shows ? for what it has not
-                stream.reconfigure(errors="replace")
+        out = sys.stdout
+        if isinstance(out, io.TextIOWrapper) and out.errors == "strict":
+            out.reconfigure(errors=NAMES)  # what its encoding has not
         try:
             code = super().main(*args, **kwargs)
         except LungfastError as error:
@@ -90,12 +93,20 @@ class Lungfast(click.Group):
         except (click.Abort, KeyboardInterrupt):
             _stop(INTERRUPTED, 130)
         except OSError as error:
-            if error.filename is None:  # of standard output: what is still to be flushed goes nowhere
+            if not _of_output(error):
+                raise
+            with suppress(AttributeError, OSError):  # what is still to be written is dropped
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             if isinstance(error, BrokenPipeError):
                 sys.exit(1)
-            _stop(f"{error.filename or 'standard output'}: {error.strerror or error}", 1)
+            _stop(f"standard output: {error.strerror}", 1)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _of_output(error: OSError) -> bool:
+    """Whether click or rich met it, who write to the terminal and nowhere else."""
+    *_, last = traceback.walk_tb(error.__traceback__)
+    return last[0].f_globals["__name__"].partition(".")[0] in {"click", "rich"}
 
 
 def _stop(line: str, code: int) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from lungfast.commands import options as opt
-from lungfast.errors import UsageError
 
 path = click.Path(path_type=Path)
 
@@ -46,16 +45,15 @@ def command(run: Path, cache: str, others: tuple[str, ...], checkpoint: Path | N
     """
     from lungfast.commands.screen import Screen, plain_or_terminal
     from lungfast.compute import parse_memory, resolve_device
-    from lungfast.studies.judged import QUALITY, calibrated_for
+    from lungfast.studies.judged import QUALITY, require_uncalibrated
     from lungfast.studies.models import FinishedRun
     from lungfast.studies.quality import QualityConfig, calibrate
     from lungfast.studies.workspace import Workspace
 
     device = resolve_device(options["device"])
     finished = FinishedRun.open(run)
-    if not options["overwrite"] and (known := calibrated_for(finished)) is not None:
-        found = f"{QUALITY} of prompt {known}"
-        raise UsageError(f"{run} is calibrated already", found=found, fix="give --overwrite to replace that")
+    if not options["overwrite"]:
+        require_uncalibrated(finished)
     workspace = Workspace(cache, device=device)
     with Screen() as screen:
         content = calibrate(
@@ -83,7 +81,7 @@ def table(content: dict[str, Any]) -> Any:
 
     grid = Table(title=f"the quality flag, prompt {content['key']}", title_justify="left", box=SIMPLE_HEAD)
     for name in ("on", "n", "F1", "bad", "flagged", "recall", "precision", ""):
-        grid.add_column(name, justify="left" if name in {"on", ""} else "right")
+        grid.add_column(name, justify="left" if name in {"on", ""} else "right", overflow="fold")
     for row in content["rows"]:
         shares = [_share(row[name]) for name in ("recall", "precision")]
         counts = [str(row[name]) for name in ("n_bad", "n_flagged")]

@@ -113,8 +113,7 @@ def decoder_table(end: EpochEnd, height: int) -> Table:
     """Losses of every decoder after an epoch; as many as fit, the lowest validation loss in bold."""
     table = Table(title=f"epoch {end.epoch} of {end.epochs}", title_justify="left", box=None)
     for name in ("decoder", "train loss", "val loss", "best epoch", "status"):
-        text = name in {"decoder", "status"}
-        table.add_column(name, justify="left" if text else "right", overflow="fold")
+        table.add_column(name, justify="left" if name in {"decoder", "status"} else "right")
     finite = [loss for loss in end.val_loss_K if math.isfinite(loss)]
     shown = max(3, height)
     for k, key in enumerate(end.keys[:shown]):

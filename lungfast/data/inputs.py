@@ -28,7 +28,7 @@ def find_images(paths: Sequence[Path]) -> tuple[NamedImage, ...]:
 
     Raises DataError where a path is not there or nothing is found. Whether a file can be read shows later.
     """
-    files = list({path.resolve(): path for path in _files(paths)}.values())
+    files = list({path.resolve() if path.exists() else path: path for path in _files(paths)}.values())
     if not files:
         raise DataError(
             "no images",

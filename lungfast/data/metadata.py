@@ -32,6 +32,9 @@ def read_meta(path: Path) -> dict[str, MetaRow]:
     """Id -> row. Raises DataError: unreadable file, unknown or missing column, repeated id, bad number."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
+            if ";" in file.readline() and "," not in file.read():
+                raise DataError(f"{path} is separated by semicolons", fix="save it separated by commas")
+            file.seek(0)
             reader = csv.DictReader(file, strict=True)
             reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
             _check_columns(path, reader.fieldnames)
@@ -41,7 +44,7 @@ def read_meta(path: Path) -> dict[str, MetaRow]:
             f"cannot read {path}",
             found=str(error),
             expected="a CSV file in UTF-8 with a header line",
-            fix=_QUOTE if isinstance(error, csv.Error) else "",
+            fix=_QUOTE if "end of data" in str(error) else "",
         ) from error
 
 
@@ -50,8 +53,6 @@ def _check_columns(path: Path, columns: list[str]) -> None:
     repeated = sorted({column for column in columns if columns.count(column) > 1})
     expected = ", ".join(COLUMNS)
     if "id" not in columns:
-        if len(columns) == 1 and ";" in columns[0]:
-            raise DataError(f"{path} is separated by semicolons", fix="save it separated by commas")
         raise DataError(
             f"{path} has no column id", found=", ".join(columns) or "no header", expected=expected
         )
@@ -77,8 +78,11 @@ def _read_rows(path: Path, reader: csv.DictReader[str]) -> dict[str, MetaRow]:
         if None in line or None in line.values():
             n_columns = len(reader.fieldnames or ())
             raise DataError(f"{where} has too few or too many cells", expected=f"{n_columns} cells")
-        if broken := sorted(column for column, cell in line.items() if set(cell) & set("\n\r\0")):
-            raise DataError(f"{where}: a cell goes over several lines", found=", ".join(broken), fix=_QUOTE)
+        for column, cell in line.items():
+            if "\0" in cell:
+                raise DataError(f"{where} is no text", found=f"a zero byte in {column}")
+            if set(cell) & set("\n\r"):
+                raise DataError(f"{where}: a cell goes over several lines", found=column, fix=_QUOTE)
         cells = {column: cell.strip() for column, cell in line.items()}
         name = cells["id"]
         if not name or name in rows:

@@ -109,7 +109,7 @@ def quality_table(material: Material) -> Table:
         if rule:
             notes.append(
                 f"{title(name)}, decoders of {content['key']!r}: flagged below {rule['threshold']:.4g}, "
-                f"{rule['rule']} (n = {rule['n']})."
+                f"{rule['rule']} (n = {rule['n']}){_tried(rule)}."
             )
         for row in content.get("rows", ()):
             cells = [words(title(name)), words(row["on"]), count(row["n"]), count(row["n_bad"])]
@@ -125,6 +125,14 @@ def quality_table(material: Material) -> Table:
         "in the cache.",
         *notes,
     )
+
+
+def _tried(rule: Any) -> str:
+    """By which cuts test images and perturbed ones were flagged."""
+    cuts = (rule.get("threshold_by_fold") or {}).values()
+    if len(set(cuts)) < 2:
+        return ""
+    return f"; test and perturbed images by the cut that the others give, {min(cuts):.4g} to {max(cuts):.4g}"
 
 
 def _rate(rate: Any) -> Cell:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from lungfast.report import comparing, facts, paper
 from lungfast.report.claims import Claim
@@ -60,16 +61,23 @@ def _best(material: Material) -> str:
             told += f" (paper, points: {mean_std(theirs.mean, theirs.std)})"
         parts.append(told)
     if not parts:
-        parts = [
-            f"{_told(material, row['test'])} {mean_std(row['f1']['mean'], row['f1']['std'])} from {row['of']}"
-            for row in facts.leading(finished(material.transfer))
-            if row["train"] == row["test"]
-        ]
+        parts = [_at_home(material, name) for name in material.sets if facts.best_row(_home(material, name))]
     return (
         f"Highest test F1 among prompts without the ground truth: {listed(parts)}."
         if parts
         else "No F1 was measured over folds."
     )
+
+
+def _home(material: Material, name: str) -> dict[str, Any]:
+    """A transfer's rows of decoders that were trained on the set that they are tested on."""
+    rows = finished(material.transfer)
+    return {"rows": [row for row in rows if row["train"] == row["test"] == name]}
+
+
+def _at_home(material: Material, name: str) -> str:
+    row = facts.best_row(_home(material, name)) or {}
+    return f"{_told(material, name)} {mean_std(row['f1']['mean'], row['f1']['std'])} from {row['of']}"
 
 
 def _told(material: Material, name: str) -> str:

@@ -222,19 +222,21 @@ def reproduction_table(content: Row) -> Table:
     return table
 
 
-class _Told(Table):
+class _CaptionedTable(Table):
     """Its caption is below it, as wide as the terminal instead of the table."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         caption, self.caption = self.caption, None
-        yield from super().__rich_console__(console, options)
-        self.caption = caption
-        if isinstance(caption, str) and caption:
-            yield Text(caption, style="table.caption")
+        try:
+            yield from super().__rich_console__(console, options)
+        finally:
+            self.caption = caption
+        if caption:
+            yield Text.assemble((str(caption), "table.caption"))
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
-    table = _Told(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = _CaptionedTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in columns:
         text = name in {"", "prompt", "fold", "loss", "status"}
         # where a terminal is too narrow a cell goes over two lines: nothing of a figure is cut off

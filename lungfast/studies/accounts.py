@@ -56,16 +56,16 @@ class Trained:
         return {"best_epoch": self.best_epoch, "status": self.status} | self.losses()
 
 
-def keep(run: RunFolder, fitted: Fitted) -> Trained:
-    """Write a U-Net's file."""
+def keep_decoder(run: RunFolder, fitted: Fitted) -> Trained:
+    """Write a decoder's file, its weights named as in a checkpoint of segment-anything."""
+    return keep_unet(run, replace(fitted, state={_PREFIX + name: one for name, one in fitted.state.items()}))
+
+
+def keep_unet(run: RunFolder, fitted: Fitted) -> Trained:
+    """Write a U-Net's file, its weights named as they are."""
     account = Trained.of(fitted)
     run.write_tensors(run.decoder_path(fitted.key), fitted.state, account.notes())
     return account
-
-
-def keep_decoder(run: RunFolder, fitted: Fitted) -> Trained:
-    """Write a decoder's file."""
-    return keep(run, replace(fitted, state={_PREFIX + name: one for name, one in fitted.state.items()}))
 
 
 def decoder_state(path: Path) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lungfast.data.polarity import looks_negative
-from lungfast.errors import taking_apart
+from lungfast.errors import RunError, UsageError, taking_apart
 from lungfast.files import file_sha256
 from lungfast.geometry import Frame
 from lungfast.records import Bool, Float32, UInt8
@@ -69,14 +69,20 @@ def reasons_to_look(
     return [reason for reason, holds in rules.items() if holds]
 
 
-def calibrated_for(run: FinishedRun) -> str | None:
-    """The prompt that the flag of this very run was calibrated with; None where it was not."""
+def require_uncalibrated(run: FinishedRun) -> None:
+    """UsageError where the flag of this very run is calibrated; a file that says nothing is replaced."""
     where = run.path / QUALITY
-    if not where.exists():
-        return None
-    with taking_apart(where):
-        measured = read_json(where)
-        return str(measured["prompt"]) if measured["run_sha256"] == file_sha256(run.path / ANSWER) else None
+    try:
+        measured = read_json(where) if where.exists() else {}
+        known = measured.get("run_sha256") == file_sha256(run.path / ANSWER)
+    except (RunError, AttributeError):
+        known = False
+    if known:
+        raise UsageError(
+            f"{run.path} is calibrated already",
+            found=f"{QUALITY} of {measured.get('key')!r}",
+            fix="give --overwrite to replace that",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,7 @@ from lungfast.studies.models import FinishedRun
 from lungfast.studies.rescoring import tell_fewer_views
 from lungfast.studies.scoring import Candidate, Predictions, predictions, prepare, score
 from lungfast.studies.session import cache_facts
-from lungfast.studies.verdicts import Judged, Verdict, verdict
+from lungfast.studies.verdicts import TOGETHER, Judged, Verdict, verdict
 from lungfast.studies.workspace import Workspace
 
 RULE = (
@@ -75,6 +75,11 @@ def measure_quality(
     if not good_N.any():
         study.note(f"no validation image has F1 of {GOOD_F1:.2f}: every mask is flagged")
     cuts_K = validation.cuts_without(study.images("test"))
+    for fold, one in zip(study.folds(), cuts_K, strict=True):
+        if one == 1 and good_N.any():
+            study.note(
+                f"{fold}: no other validation image has F1 of {GOOD_F1:.2f}, all test images are flagged"
+            )
     tested = study.own("test", "test")
     rows = [validation.row(cut), tested.row(cuts_K[tested.decoder_N])]
     rows += [study.elsewhere(f"transfer to {name}", other).row(cut) for name, other in others.items()]
@@ -210,7 +215,7 @@ class _Study:
         threshold = mean_threshold([model.threshold for model in self.models])
         f1 = {image: float(scores_of(counts).f1_Q[0]) for _, image, counts in other.count(means, [threshold])}
         order = images.tolist()
-        films = _films([images])
+        films = [(TOGETHER, image) for image in order]
         return Judged.of(on, [verdicts[image] for image in order], [f1[image] for image in order], films)
 
     def _means(self, other: Workspace, images: Int64, verdicts: dict[int, Verdict]) -> Predictions:

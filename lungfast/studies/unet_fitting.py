@@ -21,7 +21,7 @@ from lungfast.geometry import resize_image
 from lungfast.records import Bool, Int64, Split, UInt8
 from lungfast.runs import read_tensors
 from lungfast.scored.scores import scores_of, stack_scores
-from lungfast.studies.accounts import Trained, keep
+from lungfast.studies.accounts import Trained, keep_unet
 from lungfast.studies.fitting import CHOSEN, Listener
 from lungfast.studies.pace import timed
 from lungfast.studies.protocol import Study
@@ -113,7 +113,7 @@ class UnetFitter:
         """The account of the fold's U-Net, trained now or before."""
         path = self._study.run.decoder_path(self.key(split))
         if not path.exists():
-            keep(self._study.run, self._train(split))
+            keep_unet(self._study.run, self._train(split))
         return Trained.read(path)
 
     def _train(self, split: Split) -> Fitted:

@@ -23,6 +23,7 @@ from lungfast.studies.judged import quality_and_disagreement, reasons_to_look
 
 Verdict = tuple[float, bool]
 """Quality, and whether a plain rule flags the mask."""
+TOGETHER = -1
 DIVIDED_AT = 512
 """Long side in px of the masks whose lungs are counted."""
 
@@ -31,7 +32,8 @@ DIVIDED_AT = 512
 class Judged:
     """Quality and true F1 of some masks, which of them the plain rules flag, and whose they are.
 
-    ``decoder_N`` counts the run's decoders, ``image_N`` the images of a cache.
+    ``decoder_N`` counts the run's decoders (:data:`TOGETHER` where all of them judged), ``image_N`` a cache's
+    images.
     """
 
     on: str

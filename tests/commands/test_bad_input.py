@@ -144,6 +144,25 @@ def test_unreadable_files_are_skipped_counted_and_listed(pairs: tuple[Path, Path
     assert '"images": 4' in call("cache", "info", tmp_path / "x.zarr", "--json").stdout
 
 
+def test_what_a_complete_cache_lacks_is_named(pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    images, masks = pairs
+    for i in range(6):
+        (images / f"broken{i}.png").write_text("no image")
+        (masks / f"broken{i}.png").write_bytes((masks / "p0.png").read_bytes())
+    args = ["embed", "pairs", images, "--masks", masks, "-o", tmp_path / "x.zarr"]
+    assert call(*args).exit_code == 1
+    again = call(*args)
+    assert again.exit_code == 0
+    named = "broken0, broken1, broken2, broken3, broken4 and 1 more; they were unreadable"
+    assert f"6 images of the dataset are not in {tmp_path}/x.zarr: {named}" in " ".join(again.stderr.split())
+
+
+def test_cache_info_is_told_in_words(nano_cache: str) -> None:
+    text = call("cache", "info", nano_cache).stdout
+    assert "structures  left, right" in text
+    assert "{" not in text
+
+
 def test_nothing_readable_at_all(pairs: tuple[Path, Path], tmp_path: Path) -> None:
     images, masks = pairs
     for path in images.iterdir():

@@ -51,4 +51,6 @@ def test_nothing_to_find(folder: Path) -> None:
 def test_a_link_to_nothing_is_an_image_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / "folder.png").mkdir()
-    assert [one.name for one in find_images([tmp_path])] == ["gone"]
+    (tmp_path / "gone, too.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "itself.png").symlink_to(tmp_path / "itself.png")
+    assert [one.name for one in find_images([tmp_path])] == ["gone, too", "gone", "itself"]

@@ -174,9 +174,15 @@ def test_the_best_figure_of_a_run_alone() -> None:
     (name, *_), row = made.sets, {"key": "U-Net", "f1": {"mean": 0.91, "std": 0.01, "folds": [0.9, 0.92]}}
     unet = replace(made, sets={name: {"unet": {"rows": [row]}}}, transfer=None)
     assert "0.910 ± 0.010 from U-Net" in summary(unet, [])[1]
-    moved = replace(made, sets={name: {} for name in made.sets})
-    lines = summary(moved, [])
-    assert "()" not in lines[0]
-    assert "0.9" in lines[1]
+    f1 = {"mean": 0.93, "std": 0.01, "folds": [0.92, 0.94]}
+    home = {"key": "", "of": "points", "train": name, "test": name, "f1": f1, "needs_ground_truth": False}
+    better = {**home, "of": "both-auto", "f1": {**f1, "mean": 0.94}}
+    oracle = {**home, "of": "box", "f1": {**f1, "mean": 0.95}, "needs_ground_truth": True}
+    away = {**oracle, "train": "another", "needs_ground_truth": False}
+    moved = replace(made, sets={name: {}}, transfer={"rows": [home, better, oracle, away]})
+    assert "()" not in summary(moved, [])[0]
+    assert "0.940 ± 0.010 from both-auto." in summary(moved, [])[1]
+    alone = replace(moved, transfer={"rows": [oracle]})
+    assert summary(alone, [])[1] == "No F1 was measured over folds."
     drawn = replace(unet, sets={"generated montgomery": unet.sets[name]}, generated=frozenset())
     assert "generated generated" not in summary(replace(drawn, generated=frozenset(drawn.sets)), [])[1]

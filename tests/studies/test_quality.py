@@ -220,7 +220,7 @@ def test_a_calibration_is_not_replaced_unasked(trained_run: Path, nano_cache: st
     known = (run / "quality.json").read_bytes()
     again = CliRunner().invoke(main, [*asked, "--prompt", "box"])
     assert again.exit_code == 2
-    assert "is calibrated already; found quality.json of prompt points -> give --overwrite" in again.stderr
+    assert "is calibrated already; found quality.json of 'points' -> give --overwrite" in again.stderr
     assert (run / "quality.json").read_bytes() == known
     assert CliRunner().invoke(main, [*asked, "--prompt", "box", "--overwrite"]).exit_code == 0
     assert json.loads((run / "quality.json").read_bytes())["prompt"] == "box"
