@@ -109,11 +109,12 @@ def test_what_is_left_out_is_said(trained_run: Path, nano_cache: str) -> None:
 
 
 def test_a_run_without_a_good_mask_flags_all(
-    trained_run: Path, nano_cache: str, monkeypatch: pytest.MonkeyPatch
+    trained_run: Path, nano_cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run = shutil.copytree(trained_run, tmp_path / "run")
     monkeypatch.setattr("lungfast.studies.quality.GOOD_F1", 1.0)
     monkeypatch.setattr("lungfast.scored.quality.GOOD_F1", 1.0)
-    content = measured(trained_run, nano_cache, QualityConfig(perturbed=0))
+    content = measured(run, nano_cache, QualityConfig(perturbed=0))
     assert content["calibration"]["threshold"] == 1
     assert content["calibration"]["false_alarm"] is None
     assert "every mask is flagged" in content["notes"][0]
@@ -213,7 +214,6 @@ def test_another_cache_is_refused(trained_run: Path, other_cache: str) -> None:
 @pytest.mark.usefixtures("low_bar")
 def test_a_calibration_is_not_replaced_unasked(trained_run: Path, nano_cache: str, tmp_path: Path) -> None:
     run = shutil.copytree(trained_run, tmp_path / "run")
-    (run / "quality.json").unlink(missing_ok=True)
     asked = ["quality", str(run), nano_cache, "--perturbed", "0"]
     first = CliRunner().invoke(main, asked)
     assert first.exit_code == 0, first.output
