@@ -211,7 +211,8 @@ class Lab:
         """Where ``predict`` flags a mask of this run, and how well: written into the run as quality.json.
 
         ``config`` are QualityConfig's fields: ``key``, ``perturbed`` (test images to spoil; 0 for none).
-        $LUNGFAST_WEIGHTS names the checkpoint for those.
+        $LUNGFAST_WEIGHTS names the checkpoint for those. UsageError where the run is calibrated already and
+        ``overwrite`` is not given.
         """
         finished = FinishedRun.open(Path(run))
         if not overwrite:

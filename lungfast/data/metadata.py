@@ -32,7 +32,7 @@ def read_meta(path: Path) -> dict[str, MetaRow]:
     """Id -> row. Raises DataError: unreadable file, unknown or missing column, repeated id, bad number."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            if ";" in file.readline() and "," not in file.read():
+            if ";" in (header := file.readline()) and "," not in header:
                 raise DataError(f"{path} is separated by semicolons", fix="save it separated by commas")
             file.seek(0)
             reader = csv.DictReader(file, strict=True)

@@ -71,15 +71,10 @@ def _lines(found: Measures, records: Sequence[ImageRecord], extras: Extras) -> I
         for image, one in sorted(measures.items()):
             line: dict[str, Any] = {"decoder": key, "image": records[image].id}
             if extras.surface:
-                distances = asdict(one.surface or SurfaceDistances())
-                line |= {name: _blank(value) for name, value in distances.items()}
+                line |= asdict(one.surface or SurfaceDistances())
             if extras.clean:
-                line["cleaned_f1"] = _blank(one.cleaned_f1)
+                line["cleaned_f1"] = one.cleaned_f1
             yield line
-
-
-def _blank(value: float | None) -> float | str:
-    return "" if value is None else value
 
 
 def as_one_family(rows: Sequence[dict[str, Any]]) -> None:
