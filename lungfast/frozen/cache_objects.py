@@ -93,12 +93,10 @@ class LocalObjects:
         if folder.is_dir():
             return
         self._make_folder(folder.parent)
-        try:
+        with files.writing(folder):
             folder.mkdir(exist_ok=True)
             if self._fsync:
                 files.sync_folder(folder.parent)
-        except OSError as error:
-            raise files.disk_error(folder, error) from error
 
     def get(self, key: str) -> bytes | None:
         try:
@@ -182,10 +180,8 @@ class RemoteObjects:
         return f"{self._root.rstrip('/')}/{key}"
 
     def put(self, key: str, content: bytes) -> None:
-        try:
+        with files.writing(f"{self._url}/{key}"):
             self._fs.pipe_file(self._path(key), content)
-        except OSError as error:
-            raise files.disk_error(f"{self._url}/{key}", error) from error
 
     def get(self, key: str) -> bytes | None:
         try:
